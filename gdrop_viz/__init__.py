@@ -1,0 +1,62 @@
+"""gdrop_viz: see where a pretrained language model keeps its information, and what to do with it.
+
+The public names load when they are first used, so that `import gdrop_viz` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load_pretrained": "pretrained",
+    "Pretrained": "pretrained",
+    "pretraining_batches": "corpora",
+    "Batches": "corpora",
+    "sequence_losses": "objectives",
+    "fisher_information": "fisher",
+    "Fisher": "fisher",
+    "top_k": "landscape",
+    "bottom_k": "landscape",
+    "random_k": "landscape",
+    "Selection": "landscape",
+    "random_direction": "landscape",
+    "Direction": "landscape",
+    "loss_surface": "landscape",
+    "Surface": "landscape",
+    "hessian_spectrum": "landscape",
+    "hessian_trace": "landscape",
+    "dropout_sites": "dropout",
+    "DropoutSite": "dropout",
+    "guided_dropout": "dropout",
+    "uniform_dropout": "dropout",
+    "DropoutSchedule": "dropout",
+    "measured_dropout": "dropout",
+    "gaussian_dropout": "dropout",
+    "load_task": "tasks",
+    "Task": "tasks",
+    "compare": "finetuning",
+    "fine_tune": "finetuning",
+    "Comparison": "finetuning",
+    "FisherExplorer": "widgets",
+    "LandscapeExplorer": "widgets",
+    "DropoutLab": "widgets",
+}
+
+__all__ = [*_HOME, "plots"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return importlib.import_module("gdrop_viz.plots")
+    if name not in _HOME:
+        raise AttributeError(f"module 'gdrop_viz' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
+    value = getattr(importlib.import_module(f"gdrop_viz.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,180 @@
+"""How do models and data sets come from outside, quietly, and with one clear line when they do not come?"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+FILE_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+
+
+def looks_like_path(name: str) -> bool:
+    """Return whether `name` can only mean a place on this machine: it exists, or is written as a path or a file.
+
+    >>> looks_like_path("./mine"), looks_like_path("reviews.csv"), looks_like_path("google-t5/t5-base")
+    (True, True, False)
+    """
+    path = Path(name).expanduser()
+    return (
+        name.startswith((".", "~", "/", os.sep))
+        or "\\" in name
+        or path.is_absolute()
+        or name.count("/") > 1
+        or path.suffix.lower() in FILE_FORMATS
+        or path.exists()
+    )
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence the log lines and weight-loading bars of transformers and datasets; download bars stay.
+
+    What a reader must know is said by this package in its own words, so the general remarks of the libraries only
+    bury it. All settings are restored.
+    """
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging
+
+    level, bar, no_downloads = logging.get_verbosity(), logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    if not no_downloads:
+        enable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+            if no_downloads:
+                logging.hf_hub_utils.disable_progress_bars()
+
+
+@contextmanager
+def explained_failures(kind: str, name: str, *, revision: str | None = None, instead: str = "") -> Iterator[None]:
+    """Turn the failures of loading the hub's `kind` ("model", "data set") `name` into one line with the remedy.
+
+    `instead` ends the line: what to use where nothing can be downloaded. The original exception is the cause.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError, ConnectionError) as error:
+        raise _explanation(error, kind, name, revision, instead) from error
+    except Exception as error:
+        if type(error).__name__ in ("SafetensorError", "DatasetGenerationError", "DatasetsError") or (
+            type(error).__module__.split(".")[0] in ("httpx", "httpcore", "huggingface_hub", "datasets")
+        ):
+            raise _explanation(error, kind, name, revision, instead) from error
+        raise
+
+
+def _explanation(error: BaseException, kind: str, name: str, revision: str | None, instead: str) -> Exception:
+    from huggingface_hub import errors
+
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    names = {type(link).__name__ for link in chain}
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    text = " ".join(str(error).split())
+    if caused_by(errors.GatedRepoError) or "gated" in text.lower():
+        what = f"the {kind} {name!r} is gated: ask for access on its hub page, then log in with `hf auth login`"
+        return RuntimeError(_line(what, instead))
+    if caused_by(errors.RevisionNotFoundError):
+        return ValueError(
+            _line(f"the {kind} {name!r} has no revision {revision!r}; take a branch, tag or commit of it")
+        )
+    if caused_by(errors.OfflineModeIsEnabled):
+        what = f"the {kind} {name!r} is not in the local cache and offline mode is on: unset HF_HUB_OFFLINE"
+        return RuntimeError(_line(what, instead))
+    offline = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "ReadError", "RemoteProtocolError")
+    if caused_by(errors.LocalEntryNotFoundError) or names & set(offline):
+        what = f"the {kind} {name!r} is not in the local cache and the hub could not be reached: check the network"
+        return RuntimeError(_line(what, instead))
+    if caused_by(errors.RepositoryNotFoundError, errors.HFValidationError) or "DatasetNotFoundError" in names:
+        what = f"no {kind} {name!r} was found, neither bundled, nor as a local path, nor on the hub"
+        return FileNotFoundError(_line(f"{what} (a private one needs `hf auth login`)", instead))
+    if "SafetensorError" in names or "consistency check" in text.lower():
+        what = f"a file of the {kind} {name!r} is damaged ({text[:120]}): delete it and download it again"
+        return RuntimeError(_line(what))
+    if caused_by(errors.HfHubHTTPError):
+        return RuntimeError(
+            _line(f"the hub failed while sending the {kind} {name!r} ({text[:160]}): try again", instead)
+        )
+    kept = ValueError if isinstance(error, ValueError) else RuntimeError
+    return kept(_line(f"the {kind} {name!r} could not be loaded: {text[:300]}"))
+
+
+def _line(what: str, instead: str = "") -> str:
+    return f"{what}; {instead}" if instead else what
+
+
+def read_table(path: str | os.PathLike[str]) -> Dataset:
+    """Read a local csv, tsv, json, jsonl, parquet or txt file (column "text", a row per line) into a `Dataset`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is missing, of another format, or empty or broken.
+    """
+    from datasets import load_dataset
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a file with text, but {str(path)!r} does not exist")
+    if path.suffix.lower() not in FILE_FORMATS:
+        raise ValueError(f"expected a file ending in {', '.join(FILE_FORMATS)}, got {path.name!r}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"the file {str(path)!r} is empty")
+    options: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    with quiet_datasets():
+        try:
+            return load_dataset(FILE_FORMATS[path.suffix.lower()], data_files=str(path), split="train", **options)
+        except Exception as error:
+            cause = " ".join(str(error.__cause__ or error).split())
+            raise ValueError(f"the file {str(path)!r} could not be read as {path.suffix[1:]}: {cause[:200]}") from error
+
+
+def hub_dataset(name: str, *, config: str | None = None, revision: str | None = None, instead: str = "") -> DatasetDict:
+    """Return all splits of the data set `name` from the hub (or a local folder in the hub's layout)."""
+    from datasets import load_dataset
+
+    with explained_failures("data set", name, revision=revision, instead=instead), quiet_datasets():
+        return load_dataset(name, config, revision=revision)
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Silence the bars ("Generating train split") and log lines of datasets; all settings are restored."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+
+    level, off = logging.get_verbosity(), are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if not off:
+            enable_progress_bars()

@@ -1,0 +1,242 @@
+"""What is the loss of each sequence? Model + batch -> logits at the predicted tokens -> one loss per sequence.
+
+The unit of every quantity in this package is one sequence: L_n = mean negative log-likelihood (nats) over the
+predicted tokens of sequence n (paper, eq. 3 and section 3). Language-model heads work position by position, so they
+are fed the hidden states of the predicted positions only: the same numbers for a fraction of the work.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gdrop_viz._state import preserved_modes
+
+IGNORED = -100
+
+Loss = Callable[[Any, Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The model's logits where it is asked for a prediction.
+
+    logits: (M, C), one row per predicted token (or per sequence for a classifier), ordered by sequence.
+    labels: (M,) integer classes, or floats for a regression head.
+    offsets: (N + 1,) rows of sequence n are offsets[n] .. offsets[n + 1] - 1.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    offsets: tuple[int, ...]
+
+    @property
+    def counts(self) -> Tensor:
+        """Predicted tokens of each sequence, (N,), on the logits' device."""
+        return torch.tensor(self.offsets, device=self.logits.device).diff()
+
+    def relabelled(self, labels: Tensor) -> Predictions:
+        """The same predictions held against other labels."""
+        return replace(self, labels=labels)
+
+    def per_sequence(self, values: Tensor) -> Tensor:
+        """Mean of `values` (M,) over each sequence's rows, (N,)."""
+        counts = self.counts
+        rows = torch.repeat_interleave(torch.arange(len(counts), device=values.device), counts)
+        return values.new_zeros(len(counts)).index_add(0, rows, values) / counts
+
+    def losses(self) -> Tensor:
+        """Loss of each sequence, (N,): mean NLL in nats; squared error for a regression head. Differentiable."""
+        if self.labels.is_floating_point():
+            errors = (self.logits.squeeze(-1) - self.labels).square()
+            return self.per_sequence(errors if errors.dim() == 1 else errors.mean(-1))
+        # half precision loses the log-likelihood's small differences: the softmax is always at least float32
+        logits = self.logits.float() if self.logits.dtype in (torch.float16, torch.bfloat16) else self.logits
+        return self.per_sequence(F.cross_entropy(logits, self.labels, reduction="none"))
+
+
+def sequence_losses(model: nn.Module, batch: Mapping[str, Tensor], *, loss: Loss | None = None) -> Tensor:
+    """Return L_n, the loss of each sequence of `batch`: shape (N,), nats per predicted token, differentiable.
+
+    model: a Hugging Face masked, causal or encoder-decoder language model or classifier, in the mode it is in (put it
+        in eval mode for the pretraining loss); with `loss=` any module.
+    batch: the model's inputs and "labels", (N, T) with -100 where nothing is predicted, or (N,) for a classifier. The
+        shift of causal models happens here, as in transformers.
+    loss: callable(outputs, batch) -> (N,) for models whose objective is another; it gets `model(**inputs)` with
+        "labels" left out.
+
+    Raises ValueError if labels are missing, a sequence predicts nothing, or `loss` returns another shape.
+
+    >>> from transformers import BertConfig, BertForMaskedLM
+    >>> config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    >>> model = BertForMaskedLM(config).eval()
+    >>> ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    >>> labels = torch.tensor([[-100, 4, -100], [6, -100, 8]])
+    >>> sequence_losses(model, {"input_ids": ids, "labels": labels}).shape
+    torch.Size([2])
+    """
+    if loss is not None:
+        losses = loss(model(**_accepted(model, batch)), batch)
+        n = len(next(iter(batch.values())))
+        if not isinstance(losses, Tensor) or losses.shape != (n,):
+            came = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise ValueError(f"loss= must return one loss per sequence, a tensor of shape ({n},); it returned {came}.")
+        return losses
+    return predictions(model, batch).losses()
+
+
+def predictions(model: nn.Module, batch: Mapping[str, Tensor]) -> Predictions:
+    """Run `model` on `batch` and return its logits and labels at the predicted positions only."""
+    labels = batch.get("labels")
+    if labels is None:
+        raise ValueError('The batch has no "labels"; give them (-100 where nothing is predicted) or pass loss=.')
+    if labels.dim() == 1 or labels.is_floating_point():
+        logits = _logits(model(**_accepted(model, batch)))
+        return Predictions(logits, labels, tuple(range(len(labels) + 1)))
+    inputs = _accepted(model, batch)
+    if is_encoder_decoder(model) and "decoder_input_ids" not in inputs:
+        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
+    shifted = is_causal(model)
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED) if shifted else labels
+    predicted = targets != IGNORED
+    offsets = _offsets(predicted)
+    with _head_at(model, inputs, predicted, offsets) as gathered:
+        logits = _logits(model(**inputs))
+    return Predictions(logits[0] if gathered else logits[predicted], targets[predicted], offsets)
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether labels belong to a decoder of their own (T5, BART)."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether position t predicts token t + 1 (GPT-2, Llama), so that labels must be shifted."""
+    if is_encoder_decoder(model):
+        return False
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name = type(inner).__name__
+    return name.endswith(("CausalLM", "LMHeadModel")) or getattr(inner, "loss_type", None) == "ForCausalLM"
+
+
+def _offsets(predicted: Tensor) -> tuple[int, ...]:
+    counts = predicted.sum(1).tolist()
+    if 0 in counts:
+        raise ValueError(
+            f"Sequence {counts.index(0)} of the batch predicts no token (all labels are -100); "
+            "drop it or mask at least one token: gv.pretraining_batches does."
+        )
+    offsets = [0]
+    for count in counts:
+        offsets.append(offsets[-1] + count)
+    return tuple(offsets)
+
+
+def _accepted(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The model's inputs: the batch without its labels, no cache kept."""
+    inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
+    if hasattr(model, "config"):
+        parameters = inspect.signature(model.forward).parameters
+        if "use_cache" in parameters:
+            inputs["use_cache"] = False
+        if "return_dict" in parameters:
+            inputs["return_dict"] = True
+    return inputs
+
+
+def _logits(outputs: Any) -> Tensor:
+    for name in ("logits", "prediction_logits"):
+        if isinstance(getattr(outputs, name, None), Tensor):
+            return getattr(outputs, name)
+    raise ValueError(
+        f"Expected a model output with logits, got {type(outputs).__name__}; "
+        "pass loss=callable(outputs, batch) -> (N,) for other models."
+    )
+
+
+# --- the head at predicted positions only --------------------------------------------------------------------------
+
+_heads: WeakKeyDictionary[nn.Module, nn.Module | None] = WeakKeyDictionary()
+
+
+@contextmanager
+def _head_at(
+    model: nn.Module, inputs: Mapping[str, Any], predicted: Tensor, offsets: tuple[int, ...]
+) -> Iterator[bool]:
+    """Feed the language-model head only the rows of `predicted` (N, T): its output becomes (1, M, V).
+
+    Yields whether it will happen: a head that cannot be found, or that is not position-wise, gets everything.
+    """
+    if model not in _heads:
+        _heads[model] = _find_head(model, inputs, predicted)
+    head = _heads[model]
+    if head is None:
+        yield False
+        return
+
+    def gather(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        rows = args[0][predicted].unsqueeze(0)
+        rows._sequence_offsets = offsets  # tells the Fisher tracer which rows belong to which sequence
+        return (rows, *args[1:])
+
+    handle = head.register_forward_pre_hook(gather)
+    try:
+        yield True
+    finally:
+        handle.remove()
+
+
+def _find_head(model: nn.Module, inputs: Mapping[str, Any], predicted: Tensor) -> nn.Module | None:
+    """The first module run after the backbone, if feeding it single positions gives the same logits.
+
+    Heads are found by watching one sequence pass, not by name: `cls`, `lm_head`, `vocab_transform`, ...
+    """
+    backbone = getattr(model, getattr(model, "base_model_prefix", "") or "", None)
+    if not isinstance(backbone, nn.Module) or backbone is model:
+        backbone = getattr(model, "base_model", None)
+        if not isinstance(backbone, nn.Module) or backbone is model:
+            return None
+    inside = set(backbone.modules())
+    shape = predicted[:1].shape
+    called: list[nn.Module] = []
+
+    def watch(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor) and args[0].dim() == 3 and args[0].shape[:2] == shape:
+            called.append(module)
+
+    candidates = [module for module in model.modules() if module not in inside and module is not model]
+    one = {name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    grad_off = torch.no_grad()
+    with preserved_modes(model), grad_off, _no_function_mode():
+        handles = [module.register_forward_pre_hook(watch) for module in candidates]
+        try:
+            full = _logits(model(**one))
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not called or full.shape[:2] != shape:
+            return None
+        head, rows = called[0], predicted[:1]
+        handle = head.register_forward_pre_hook(lambda module, args: (args[0][rows].unsqueeze(0), *args[1:]))
+        try:
+            some = _logits(model(**one))
+        except (RuntimeError, ValueError, IndexError):
+            return None
+        finally:
+            handle.remove()
+    # another blocking of the same matrix product may round differently: a head that mixes positions is far off
+    same = some.shape[:2] == (1, int(rows.sum())) and torch.allclose(some[0], full[rows], rtol=1e-2, atol=1e-3)
+    return head if same else None
+
+
+def _no_function_mode() -> Any:
+    disabled = getattr(torch._C, "DisableTorchFunction", None)
+    return disabled() if disabled is not None else nullcontext()

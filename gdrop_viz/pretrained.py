@@ -1,0 +1,217 @@
+"""Where does a pretrained language model come from, and which loss was it pretrained with?"""
+
+from __future__ import annotations
+
+import html
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from gdrop_viz._hub import explained_failures, looks_like_path, quiet_libraries
+from gdrop_viz.bundled import bundled_models, data_folder
+
+Objective = Literal["mlm", "clm", "span"]
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
+
+_MEANING = {"mlm": "masked language modelling", "clm": "causal language modelling", "span": "span corruption"}
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A pretrained language model with its tokenizer and pretraining objective.
+
+    Parameters
+    ----------
+    model
+        The model with its language-modelling head, as `transformers` gives it or of one's own.
+    tokenizer
+        The tokenizer of the pretraining.
+    objective
+        "mlm" (masked tokens, BERT), "clm" (next token, GPT-2) or "span" (span corruption, T5).
+    name
+        What tables and titles call it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `model` is no `torch.nn.Module` or the objective is none of the three.
+
+    >>> from transformers import BertConfig, BertForMaskedLM
+    >>> size = dict(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    >>> lm = Pretrained(BertForMaskedLM(BertConfig(**size)), tokenizer=None, objective="mlm", name="mine")
+    >>> lm
+    Pretrained(name='mine', objective='mlm', 5,092 parameters)
+    """
+
+    model: nn.Module = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    objective: Objective = "mlm"
+    name: str = "model"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(self.model).__name__}")
+        _check_objective(self.objective)
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of parameters; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write weights (safetensors), config and tokenizer to `folder`, for `load_pretrained(folder)`."""
+        folder = Path(folder)
+        with quiet_libraries():
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        return folder
+
+    def __repr__(self) -> str:
+        return f"Pretrained(name={self.name!r}, objective={self.objective!r}, {self.n_parameters:,} parameters)"
+
+    def _repr_html_(self) -> str:
+        return (
+            f"<b>{html.escape(self.name)}</b>: {html.escape(type(self.model).__name__)}, "
+            f"{self.n_parameters:,} parameters, pretrained by {_MEANING[self.objective]} ({self.objective})"
+        )
+
+
+def load_pretrained(
+    name: str | os.PathLike[str],
+    *,
+    objective: Objective | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> Pretrained:
+    """Load a pretrained language model, in eval mode, by bundled name, local folder or hub id (tried in this order).
+
+    Parameters
+    ----------
+    name
+        A name of `gdrop_viz.bundled.bundled_models()`, a folder written by `save_pretrained`, or a repository of the
+        Hugging Face hub such as "bert-base-uncased". Write "./bert-mini" to mean a folder with a bundled name.
+    objective
+        "mlm", "clm" or "span"; by default read from the checkpoint's config: its architecture, else its model type.
+    revision
+        Branch, tag or commit of the hub repository.
+    dtype
+        Type of the weights.
+    device
+        Where to put the model; the CPU by default.
+    trust_remote_code
+        Whether code of the hub repository may run on this machine.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model; the line names the bundled ones.
+    RuntimeError
+        If the repository is gated, the hub cannot be reached, or a file is damaged.
+    ValueError
+        If the revision or the objective is wrong, no objective fits the architecture, or the checkpoint holds no
+        language-modelling head: its loss would be that of random weights.
+
+    >>> load_pretrained("bert-mini").objective  # doctest: +SKIP
+    'mlm'
+    """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(f"name must be a bundled name, a folder or a hub id, got {type(name).__name__}")
+    if objective is not None:
+        _check_objective(objective)
+    source, label = _locate(os.fspath(name))
+    with explained_failures("model", label, revision=revision, instead=_bundled_hint()), quiet_libraries():
+        from transformers import AutoConfig, AutoTokenizer
+
+        options = {"revision": revision, "trust_remote_code": trust_remote_code}
+        config = AutoConfig.from_pretrained(source, **options)
+        objective = objective or objective_of(config)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model, loading = _auto_class(objective).from_pretrained(
+            source, config=config, dtype=dtype, output_loading_info=True, **options
+        )
+    _require_trained(model, loading["missing_keys"], label)
+    return Pretrained(model.to(device or "cpu").eval(), tokenizer, objective, label)
+
+
+def objective_of(config: Any) -> Objective:
+    """Return the pretraining objective that a `transformers` config tells: by its architectures, else its model type.
+
+    Raises
+    ------
+    ValueError
+        If it belongs to no language model.
+
+    >>> from transformers import GPT2Config, T5Config
+    >>> objective_of(GPT2Config()), objective_of(T5Config(architectures=["T5ForConditionalGeneration"]))
+    ('clm', 'span')
+    """
+    from transformers.models.auto import modeling_auto
+
+    encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+    for architecture in getattr(config, "architectures", None) or ():
+        if "MaskedLM" in architecture or ("ForPreTraining" in architecture and not encoder_decoder):
+            return "mlm"
+        if "ConditionalGeneration" in architecture or "Seq2SeqLM" in architecture:
+            return "span"
+        if "CausalLM" in architecture or "LMHeadModel" in architecture:
+            return "clm"
+    model_type = getattr(config, "model_type", None)
+    if encoder_decoder and model_type in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return "span"
+    # many encoders are also in the causal mapping, as decoders of their own; none was pretrained so
+    if model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "mlm"
+    if model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "clm"
+    raise ValueError(
+        f"no pretraining objective is known for model type {model_type!r} with architectures "
+        f"{getattr(config, 'architectures', None)}; pass objective='mlm', 'clm' or 'span'"
+    )
+
+
+def _check_objective(objective: object) -> None:
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(map(repr, OBJECTIVES))}, got {objective!r}")
+
+
+def _bundled_hint() -> str:
+    names = bundled_models()
+    return f"bundled models, which need no network: {', '.join(names)}" if names else "no model is bundled here"
+
+
+def _locate(name: str) -> tuple[str, str]:
+    """Return what `from_pretrained` is to open, and the name for tables."""
+    if name in bundled_models():
+        return str(data_folder() / "models" / name), name
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return str(folder), folder.resolve().name
+    if looks_like_path(name) or not name:
+        found = "has no config.json" if folder.is_dir() and name else "does not exist"
+        raise FileNotFoundError(
+            f"expected a folder written by save_pretrained, but {name!r} {found}; {_bundled_hint()}"
+        )
+    return name, name
+
+
+def _auto_class(objective: Objective) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+    return {"mlm": AutoModelForMaskedLM, "clm": AutoModelForCausalLM, "span": AutoModelForSeq2SeqLM}[objective]
+
+
+def _require_trained(model: nn.Module, missing: list[str], label: str) -> None:
+    # buffers may be absent from a good checkpoint; a parameter that is absent has just been drawn at random
+    untrained = sorted(set(missing) & {name for name, _ in model.named_parameters(remove_duplicate=False)})
+    if untrained:
+        raise ValueError(
+            f"the checkpoint {label!r} holds no values for {len(untrained)} parameters of {type(model).__name__} "
+            f"({', '.join(untrained[:3])}{', ...' if len(untrained) > 3 else ''}), so its pretraining loss would be that of "
+            "random weights; take a checkpoint with its language-modelling head, or set objective= to its own"
+        )
