@@ -1,0 +1,55 @@
+// How does a person set a number by dragging, by keys or by typing? One label, one slider, one number field.
+
+let sliderCount = 0;
+
+function render({ model, el }) {
+  const id = `gdv-slider-${sliderCount++}`;
+  el.classList.add("jupyter-widgets", "gdv-slider");
+  const label = document.createElement("label");
+  label.className = "widget-label";
+  label.htmlFor = id;
+  const range = document.createElement("input");
+  Object.assign(range, { type: "range", id });
+  range.setAttribute("role", "slider"); // its own role, spelled out for tools that look for the attribute
+  const field = document.createElement("input");
+  field.type = "number";
+  el.append(label, range, field);
+
+  const show = () => {
+    const [value, name] = [model.get("value"), model.get("description")];
+    label.textContent = name;
+    field.setAttribute("aria-label", `${name}, as a number`);
+    for (const input of [range, field]) {
+      for (const key of ["min", "max", "step"]) input[key] = model.get(key);
+      input.disabled = model.get("disabled");
+      input.title = model.get("help");
+      // what a person is typing is left alone until it is finished
+      if (Number(input.value) !== value || input.value === "") input.value = value;
+    }
+    for (const [name, at] of [["valuetext", value], ["valuenow", value], ["valuemin", model.get("min")], ["valuemax", model.get("max")]]) {
+      range.setAttribute(`aria-${name}`, at);
+    }
+  };
+  const set = (typed) => {
+    const [low, high] = [model.get("min"), model.get("max")];
+    if (typed !== "" && Number.isFinite(Number(typed))) {
+      const value = Math.min(high, Math.max(low, Number(typed)));
+      model.set("value", model.get("integer") ? Math.round(value) : value);
+      model.save_changes();
+    }
+    show();
+  };
+  range.addEventListener("input", () => set(range.value));
+  field.addEventListener("change", () => set(field.value));
+  // the notebook must not take the arrow keys as its own
+  for (const input of [range, field]) input.addEventListener("keydown", (event) => event.stopPropagation());
+
+  const watched = ["value", "min", "max", "step", "disabled", "description", "help"].map((name) => `change:${name}`);
+  for (const name of watched) model.on(name, show);
+  show();
+  return () => {
+    for (const name of watched) model.off(name, show);
+  };
+}
+
+export default { render };
