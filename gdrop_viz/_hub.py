@@ -46,10 +46,15 @@ def quiet_libraries() -> Iterator[None]:
     What a reader must know is said by this package in its own words, so the general remarks of the libraries only
     bury it. All settings are restored.
     """
+    import logging as python_logging
+
     from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging
 
     level, bar, no_downloads = logging.get_verbosity(), logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    hub_log = python_logging.getLogger("huggingface_hub")
+    hub_level = hub_log.level
+    hub_log.setLevel(python_logging.CRITICAL)
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     if not no_downloads:
@@ -60,6 +65,7 @@ def quiet_libraries() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
+        hub_log.setLevel(hub_level)
         if bar:
             logging.enable_progress_bar()
             if no_downloads:
@@ -77,11 +83,29 @@ def explained_failures(kind: str, name: str, *, revision: str | None = None, ins
     except (OSError, ValueError, RuntimeError, ImportError, ConnectionError) as error:
         raise _explanation(error, kind, name, revision, instead) from error
     except Exception as error:
-        if type(error).__name__ in ("SafetensorError", "DatasetGenerationError", "DatasetsError") or (
-            type(error).__module__.split(".")[0] in ("httpx", "httpcore", "huggingface_hub", "datasets")
+        library = type(error).__module__.split(".")[0]
+        if library.startswith(("httpx", "httpcore", "huggingface_hub", "datasets", "safetensors")) or (
+            type(error).__name__ == "SafetensorError"  # its module is builtins in some releases
         ):
             raise _explanation(error, kind, name, revision, instead) from error
         raise
+
+
+def require_reachable(name: str, *, filename: str, revision: str | None = None) -> None:
+    """Ask the hub once for a model's `filename`, if it is not in the cache; raises what the hub's client raises.
+
+    The client itself retries for half a minute where there is no network, too long for a mistyped name.
+    """
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, filename, revision=revision), str):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, filename, revision=revision), timeout=10)
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise
+    except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.FileMetadataError):
+        return  # a hiccup of the server, or no such file: the real request retries, and knows other files
 
 
 def _explanation(error: BaseException, kind: str, name: str, revision: str | None, instead: str) -> Exception:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from gdrop_viz._hub import explained_failures, looks_like_path, quiet_libraries
+from gdrop_viz._hub import explained_failures, looks_like_path, quiet_libraries, require_reachable
 from gdrop_viz.bundled import bundled_models, data_folder
 
 Objective = Literal["mlm", "clm", "span"]
@@ -128,6 +128,8 @@ def load_pretrained(
     with explained_failures("model", label, revision=revision, instead=_bundled_hint()), quiet_libraries():
         from transformers import AutoConfig, AutoTokenizer
 
+        if not Path(source).exists():
+            require_reachable(source, filename="config.json", revision=revision)
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
         config = AutoConfig.from_pretrained(source, **options)
         objective = objective or objective_of(config)
@@ -136,6 +138,7 @@ def load_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, **options
         )
     _require_trained(model, loading["missing_keys"], label)
+    _require_vocabulary(tokenizer, label)
     return Pretrained(model.to(device or "cpu").eval(), tokenizer, objective, label)
 
 
@@ -210,8 +213,17 @@ def _require_trained(model: nn.Module, missing: list[str], label: str) -> None:
     # buffers may be absent from a good checkpoint; a parameter that is absent has just been drawn at random
     untrained = sorted(set(missing) & {name for name, _ in model.named_parameters(remove_duplicate=False)})
     if untrained:
+        some = ", ".join(untrained[:3]) + (", ..." if len(untrained) > 3 else "")
         raise ValueError(
             f"the checkpoint {label!r} holds no values for {len(untrained)} parameters of {type(model).__name__} "
-            f"({', '.join(untrained[:3])}{', ...' if len(untrained) > 3 else ''}), so its pretraining loss would be that of "
-            "random weights; take a checkpoint with its language-modelling head, or set objective= to its own"
+            f"({some}), so its pretraining loss would be that of random weights; take a checkpoint with its language-modelling head, or set objective= to its own"
+        )
+
+
+def _require_vocabulary(tokenizer: Any, label: str) -> None:
+    # without tokenizer files AutoTokenizer gives an empty tokenizer of the model's type, and every word is unknown
+    if not set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids):
+        raise ValueError(
+            f"the checkpoint {label!r} has no tokenizer files; save its tokenizer there too, or use "
+            "Pretrained(model, tokenizer, objective=...)"
         )

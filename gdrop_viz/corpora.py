@@ -1,0 +1,457 @@
+"""How does text become the fixed batches on which a model's pretraining loss is measured?
+
+Definitions, for one sequence with ``n`` ordinary (not special) tokens:
+
+- "mlm" (Devlin et al. 2019): ``max(1, round(0.15 n))`` ordinary tokens are predicted; of these 80 % are replaced by
+  the mask token, 10 % by a random ordinary token, 10 % stay. Special tokens are never touched.
+- "clm" (Radford et al. 2019): every token after the first is predicted; the labels are the input ids, and the shift by
+  one happens in the loss.
+- "span" (Raffel et al. 2020): ``max(1, round(0.15 n))`` tokens in ``max(1, round(that / 3))`` spans are cut out; each
+  span leaves one sentinel in the input, and the labels are every sentinel with its span, then the end token. As in the
+  authors' code a sequence begins with kept tokens and ends with a span, so that no closing sentinel is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+
+from gdrop_viz._hub import hub_dataset, looks_like_path, read_table
+from gdrop_viz._progress import progress_bar
+from gdrop_viz.bundled import data_folder
+from gdrop_viz.pretrained import Objective, Pretrained
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOT_PREDICTED = -100
+PREDICTED_SHARE = 0.15
+MEAN_SPAN = 3.0
+MIN_TOKENS = 8
+_CHUNK = 256
+
+
+class _Sequence(NamedTuple):
+    input_ids: Tensor
+    labels: Tensor
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Batches(Sequence[dict[str, Tensor]]):
+    """Fixed pretraining batches: every pass over them sees the same tokens, masks and labels.
+
+    Each batch holds `input_ids` and `attention_mask` (N, T) and `labels` ((N, T); for "span" (N, U)), int64, padded to
+    the longest sequence of the batch; labels are -100 where nothing is predicted. A slice is again a `Batches`.
+
+    Attributes
+    ----------
+    objective
+        "mlm", "clm" or "span".
+    texts
+        The text of each sequence, in order.
+    """
+
+    batches: tuple[dict[str, Tensor], ...] = field(repr=False)
+    objective: Objective
+    texts: tuple[str, ...] = field(repr=False, default=())
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Tensor]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Batches: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Tensor] | Batches:
+        if isinstance(index, slice):
+            starts = [0]
+            for batch in self.batches:
+                starts.append(starts[-1] + len(batch["input_ids"]))
+            chosen = range(len(self.batches))[index]
+            texts = tuple(text for i in chosen for text in self.texts[starts[i] : starts[i + 1]])
+            return replace(self, batches=tuple(self.batches[i] for i in chosen), texts=texts)
+        # a copy of the dict, so that a caller who pops the labels does not change the batches
+        return dict(self.batches[index])
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @cached_property
+    def n_sequences(self) -> int:
+        """The number of sequences in all batches."""
+        return sum(len(batch["input_ids"]) for batch in self.batches)
+
+    @cached_property
+    def n_predicted(self) -> int:
+        """The number of predicted tokens in all batches."""
+        return int(self.to_frame()["predicted"].sum())
+
+    @cached_property
+    def checksum(self) -> str:
+        """The sha256 of all sequences' token ids and labels without padding: the same for every batch size."""
+        digest = hashlib.sha256(self.objective.encode())
+        for input_ids, labels in self._sequences():
+            for ids in (input_ids, labels):
+                digest.update(len(ids).to_bytes(8, "little"))
+                digest.update(ids.to("cpu", torch.int64).numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per sequence: its batch, tokens, predicted tokens and text."""
+        import pandas as pd
+
+        first = 1 if self.objective == "clm" else 0  # nothing comes before the first token to predict it from
+        rows = [
+            (len(input_ids), int((labels[first:] != NOT_PREDICTED).sum())) for input_ids, labels in self._sequences()
+        ]
+        frame = pd.DataFrame(rows, columns=["tokens", "predicted"])
+        frame.insert(0, "batch", [i for i, batch in enumerate(self.batches) for _ in batch["input_ids"]])
+        if self.texts:
+            frame["text"] = list(self.texts)
+        return frame.rename_axis("sequence")
+
+    def _sequences(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.batches:
+            for input_ids, mask, labels in zip(
+                batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+            ):
+                length = int(mask.sum())
+                # span labels have a length of their own, and no -100 before their end
+                end = int((labels != NOT_PREDICTED).sum()) if self.objective == "span" else length
+                yield input_ids[:length], labels[:end]
+
+    def __repr__(self) -> str:
+        return (
+            f"Batches({self.n_sequences} sequences in {len(self)} batches, objective={self.objective!r}, "
+            f"{self.n_predicted:,} predicted tokens, checksum={self.checksum[:12]})"
+        )
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame().head(5).to_html(escape=True)
+        return f"<p>{html.escape(repr(self))}; the first sequences:</p>{table}"
+
+
+def pretraining_batches(
+    lm: Pretrained,
+    texts: Iterable[str] | str | os.PathLike[str] | None = None,
+    *,
+    n_sequences: int | None = 256,
+    batch_size: int = 16,
+    max_length: int = 128,
+    seed: int = 0,
+    sort_by_length: bool = False,
+    column: str | None = None,
+    dataset_config: str | None = None,
+    split: str = "train",
+    progress: bool = True,
+) -> Batches:
+    """Draw a fixed random sample of sequences from `texts` and mask it as the model was pretrained.
+
+    Each text is cut into pieces of at most `max_length` tokens (special tokens included); pieces with fewer than 8
+    ordinary tokens are left out, and no sequence mixes two texts. The texts are visited in an order drawn from `seed`
+    and give one random piece each; only when all were visited do their other pieces follow, in random order. So 64
+    sequences are the first 64 of 256, a masked sequence does not depend on `batch_size`, and a large data set is
+    tokenised only as far as it is needed. The global random numbers are not touched.
+
+    Parameters
+    ----------
+    lm
+        The model (for its limits), tokenizer and objective.
+    texts
+        None: the bundled corpus, held out of the pretraining of the bundled models. Else an iterable of str, the path
+        of a file (txt with one text per line, or csv, tsv, json, jsonl, parquet), or a data set id of the hub.
+    n_sequences
+        How many sequences to draw; None takes all. If the texts give fewer, all are taken, with a warning.
+    batch_size, max_length
+        Sequences per batch; tokens per sequence at most. The last batch may be smaller.
+    seed
+        Of the sample and of the masks.
+    sort_by_length
+        Put the drawn sequences in order of length. Less padding, so less work; but a prefix of the batches is then no
+        random sample any more.
+    column
+        The column with the text of a table or data set; by default "text", or the only column that holds text.
+    dataset_config, split
+        Configuration and split of a hub data set, such as "20231101.simple" and "train".
+    progress
+        Whether to show a bar if this takes long.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError, RuntimeError
+        In one line, if an argument is wrong, the text is empty or cannot be read, `max_length` is beyond the model's
+        positions, or the tokenizer lacks the mask token ("mlm") or the sentinels ("span").
+
+    Examples
+    --------
+    >>> batches = pretraining_batches(load_pretrained("bert-mini"))  # doctest: +SKIP
+    >>> batches[0]["input_ids"].shape  # doctest: +SKIP
+    torch.Size([16, 128])
+    """
+    if not isinstance(lm, Pretrained):
+        raise TypeError(f"lm must be a Pretrained, as load_pretrained gives it, got {type(lm).__name__}")
+    for name, value in (("n_sequences", n_sequences), ("batch_size", batch_size), ("max_length", max_length)):
+        if (not isinstance(value, int) or value < 1) and not (name == "n_sequences" and value is None):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    corruption = _Corruption(lm, max_length)
+    source = _texts(texts, column, dataset_config, split)
+    generator = torch.Generator().manual_seed(seed)
+    sequences: list[_Sequence] = []
+    with progress_bar(total=n_sequences or len(source), description="text", unit="sequence", show=progress) as bar:
+        for piece in _sample(source, corruption, generator):
+            sequences.append(corruption(piece, generator))
+            bar.update()
+            if len(sequences) == n_sequences:
+                break
+    if not sequences:
+        raise ValueError(
+            f"expected texts with at least {MIN_TOKENS} tokens, but none of the {len(source)} texts has so many; "
+            "join short lines, or check the column"
+        )
+    if n_sequences is not None and len(sequences) < n_sequences:
+        warnings.warn(
+            f"the texts hold {len(sequences)} sequences of at most {max_length} tokens, fewer than "
+            f"n_sequences={n_sequences}; all are used",
+            stacklevel=2,
+        )
+    if sort_by_length:
+        sequences.sort(key=lambda sequence: len(sequence.input_ids))
+    groups = [sequences[start : start + batch_size] for start in range(0, len(sequences), batch_size)]
+    return Batches(
+        tuple(_padded(group, corruption.pad) for group in groups),
+        lm.objective,
+        tuple(sequence.text for sequence in sequences),
+    )
+
+
+def _padded(group: list[_Sequence], pad: int) -> dict[str, Tensor]:
+    def stack(rows: list[Tensor], value: int) -> Tensor:
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+
+    return {
+        "input_ids": stack([sequence.input_ids for sequence in group], pad),
+        "attention_mask": stack([torch.ones_like(sequence.input_ids) for sequence in group], 0),
+        "labels": stack([sequence.labels for sequence in group], NOT_PREDICTED),
+    }
+
+
+# -- texts -------------------------------------------------------------------------------------------------------------
+
+
+def _texts(texts: Any, column: str | None, config: str | None, split: str) -> Sequence[str]:
+    """Return the texts with random access; a data set is not read until its rows are asked for."""
+    if texts is None:
+        return _bundled_corpus()
+    if isinstance(texts, (str, os.PathLike)):
+        name = os.fspath(texts)
+        if "\n" in name or len(name) > 255:
+            raise ValueError("texts is one long str, neither a path nor a data set id; put it into a list: [text]")
+        if looks_like_path(name):
+            table = read_table(name)
+        else:
+            splits = hub_dataset(name, config=config, instead="texts=None takes the bundled corpus")
+            if split not in splits:
+                raise ValueError(f"the data set {name!r} has no split {split!r}; it has {', '.join(splits)}")
+            table = splits[split]
+        return table[_text_column(table, column, name)]
+    if isinstance(texts, Mapping) or hasattr(texts, "column_names"):
+        raise TypeError("texts is a whole table; give its column of text, such as dataset['text']")
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be None, an iterable of str, a path or a data set id, got {type(texts).__name__}")
+    texts = list(texts)
+    wrong = next((text for text in texts if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise TypeError(f"texts must hold str only, got {type(wrong).__name__}")
+    if not any(text.strip() for text in texts):
+        raise ValueError("expected at least one text, but texts is empty")
+    return texts
+
+
+def _bundled_corpus() -> list[str]:
+    folder = data_folder() / "corpus"
+    paragraphs = [
+        line
+        for path in sorted(folder.glob("*heldout*.txt"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
+    if not paragraphs:
+        raise FileNotFoundError(f"no bundled corpus (*heldout*.txt) in {folder}; pass texts=, such as a list of str")
+    return paragraphs
+
+
+def _text_column(table: Any, column: str | None, name: str) -> str:
+    if column is not None:
+        if column not in table.column_names:
+            raise ValueError(f"{name!r} has no column {column!r}; it has {', '.join(table.column_names)}")
+        return column
+    strings = [
+        name for name, kind in table.features.items() if getattr(kind, "dtype", None) in ("string", "large_string")
+    ]
+    if "text" in strings:
+        return "text"
+    if len(strings) != 1:
+        raise ValueError(f"which column of {name!r} is the text? pass column=, one of {', '.join(table.column_names)}")
+    return strings[0]
+
+
+def _sample(source: Sequence[str], corruption: _Corruption, generator: torch.Generator) -> Iterator[list[int]]:
+    """Yield pieces of tokens: one of each text in random order, then all others in random order."""
+    order = torch.randperm(len(source), generator=generator).tolist()
+    others: list[list[int]] = []
+    for start in range(0, len(order), _CHUNK):
+        chunk = [source[i] or "" for i in order[start : start + _CHUNK]]
+        for pieces in corruption.pieces(chunk):
+            if pieces:
+                yield pieces.pop(_below(len(pieces), generator))
+                others.extend(pieces)
+    for i in torch.randperm(len(others), generator=generator).tolist():
+        yield others[i]
+
+
+def _below(n: int, generator: torch.Generator) -> int:
+    return int(torch.randint(n, (1,), generator=generator))
+
+
+# -- tokens and labels -------------------------------------------------------------------------------------------------
+
+
+class _Corruption:
+    """A tokenizer's pieces of text made into inputs and labels for one objective."""
+
+    def __init__(self, lm: Pretrained, max_length: int) -> None:
+        self.tokenizer = tokenizer = lm.tokenizer
+        if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
+            raise TypeError(f"lm.tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}")
+        self.objective = lm.objective
+        self.prefix, self.suffix = _affixes(tokenizer)
+        self.content = max_length - len(self.prefix) - len(self.suffix)
+        if self.content < MIN_TOKENS:
+            raise ValueError(
+                f"max_length={max_length} leaves room for {self.content} ordinary tokens, fewer than {MIN_TOKENS}"
+            )
+        limit = _longest_input(lm.model)
+        if limit is not None and max_length > limit:
+            raise ValueError(f"max_length={max_length} is beyond the {limit} positions of the model {lm.name!r}")
+        vocabulary = tokenizer.get_vocab()
+        _require_rows(lm, max(vocabulary.values(), default=0) + 1)
+        self.special = set(tokenizer.all_special_ids)
+        # padding lies behind the attention mask and is never predicted, so any token will do where none is named
+        choices = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        self.pad = next(token for token in choices if token is not None)
+        if self.objective == "mlm":
+            if tokenizer.mask_token_id is None:
+                raise ValueError(f"objective 'mlm' needs a mask token, but the tokenizer of {lm.name!r} has none")
+            self.ordinary = torch.tensor(sorted(set(vocabulary.values()) - self.special))
+        if self.objective == "span":
+            self.sentinels = _sentinels(vocabulary)
+            self.special |= set(self.sentinels)
+            needed = _span_counts(self.content)[1]
+            if needed > len(self.sentinels):
+                raise ValueError(
+                    f"objective 'span' needs {needed} sentinel tokens <extra_id_0>, ... for max_length={max_length}, "
+                    f"but the tokenizer of {lm.name!r} has {len(self.sentinels)}"
+                )
+
+    def pieces(self, texts: list[str]) -> list[list[list[int]]]:
+        """Return each text's pieces of at most `content` tokens, without those too short to learn anything from."""
+        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        cut = [[ids[i : i + self.content] for i in range(0, len(ids), self.content)] for ids in encoded]
+        return [[piece for piece in pieces if self._n_ordinary(piece) >= MIN_TOKENS] for pieces in cut]
+
+    def _n_ordinary(self, piece: list[int]) -> int:
+        return sum(token not in self.special for token in piece)
+
+    def __call__(self, piece: list[int], generator: torch.Generator) -> _Sequence:
+        text = self.tokenizer.decode(piece)
+        if self.objective == "span":
+            return _Sequence(*self._spans(piece, generator), text)
+        input_ids = torch.tensor([*self.prefix, *piece, *self.suffix])
+        if self.objective == "clm":
+            return _Sequence(input_ids, input_ids.clone(), text)
+        return _Sequence(*self._masked(input_ids, generator), text)
+
+    def _masked(self, input_ids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        free = torch.tensor([i for i, token in enumerate(input_ids.tolist()) if token not in self.special])
+        n = max(1, round(PREDICTED_SHARE * len(free)))
+        chosen = free[torch.randperm(len(free), generator=generator)[:n]]
+        fate = torch.rand(n, generator=generator)
+        random_tokens = self.ordinary[torch.randint(len(self.ordinary), (n,), generator=generator)]
+        labels = torch.full_like(input_ids, NOT_PREDICTED)
+        labels[chosen] = input_ids[chosen]
+        input_ids = input_ids.clone()
+        input_ids[chosen[fate < 0.8]] = self.tokenizer.mask_token_id
+        input_ids[chosen[fate >= 0.9]] = random_tokens[fate >= 0.9]
+        return input_ids, labels
+
+    def _spans(self, piece: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        n_cut, n_spans = _span_counts(len(piece))
+        kept_lengths = _parts(len(piece) - n_cut, n_spans, generator)
+        cut_lengths = _parts(n_cut, n_spans, generator)
+        inputs, labels, position = [*self.prefix], [], 0
+        for sentinel, kept, cut in zip(self.sentinels, kept_lengths, cut_lengths, strict=False):
+            inputs += [*piece[position : position + kept], sentinel]
+            labels += [sentinel, *piece[position + kept : position + kept + cut]]
+            position += kept + cut
+        return torch.tensor([*inputs, *self.suffix]), torch.tensor([*labels, *self.suffix])
+
+
+def _span_counts(length: int) -> tuple[int, int]:
+    n_cut = max(1, round(PREDICTED_SHARE * length))
+    return n_cut, max(1, round(n_cut / MEAN_SPAN))
+
+
+def _parts(total: int, n: int, generator: torch.Generator) -> list[int]:
+    """Cut `total` into `n` parts of at least 1, all such cuts being equally likely."""
+    cuts = (torch.randperm(total - 1, generator=generator)[: n - 1] + 1).sort().values.tolist()
+    return [end - start for start, end in zip([0, *cuts], [*cuts, total], strict=True)]
+
+
+def _affixes(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the special tokens that the tokenizer puts before and after a text."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return full[:start], full[start + len(plain) :]
+    raise ValueError("the tokenizer changes a text's tokens when it adds its special ones; pass batches of your own")
+
+
+def _sentinels(vocabulary: Mapping[str, int]) -> list[int]:
+    for template in ("<extra_id_{}>", "▁<extra_id_{}>"):  # T5; multilingual T5
+        found = []
+        while (token := template.format(len(found))) in vocabulary:
+            found.append(vocabulary[token])
+        if found:
+            return found
+    return []
+
+
+def _longest_input(model: nn.Module) -> int | None:
+    """Return how many tokens the model's positions can tell apart, or None if nothing limits them."""
+    limits = []
+    config = getattr(model, "config", None)
+    if config is not None:
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        limits.append(getattr(config, "max_position_embeddings", None))
+    for name, module in model.named_modules():
+        # RoBERTa counts positions from padding_idx + 1, so its table has rows that no token reaches
+        if isinstance(module, nn.Embedding) and "position" in name.rpartition(".")[2]:
+            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+
+
+def _require_rows(lm: Pretrained, n_tokens: int) -> None:
+    embeddings = lm.model.get_input_embeddings() if hasattr(lm.model, "get_input_embeddings") else None
+    if isinstance(embeddings, nn.Embedding) and n_tokens > embeddings.num_embeddings:
+        raise ValueError(
+            f"the tokenizer of {lm.name!r} has {n_tokens} tokens, but the model embeds {embeddings.num_embeddings}; "
+            "they do not belong together"
+        )
