@@ -216,7 +216,8 @@ def _require_trained(model: nn.Module, missing: list[str], label: str) -> None:
         some = ", ".join(untrained[:3]) + (", ..." if len(untrained) > 3 else "")
         raise ValueError(
             f"the checkpoint {label!r} holds no values for {len(untrained)} parameters of {type(model).__name__} "
-            f"({some}), so its pretraining loss would be that of random weights; take a checkpoint with its language-modelling head, or set objective= to its own"
+            f"({some}), so its pretraining loss would be that of random weights; "
+            "take a checkpoint with its language-modelling head, or set objective= to its own"
         )
 
 
