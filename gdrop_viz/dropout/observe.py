@@ -1,0 +1,307 @@
+"""Which dropout calls does a training-mode forward make, with which rate, from which module?
+
+Nothing is assumed about the architecture: a `TorchFunctionMode` sees every call of `F.dropout`, fused attention
+and their kin, forward hooks keep the stack of modules that are running, and the parameters seen among the arguments
+of the calls tell what was computed before what.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from gdrop_viz._state import preserved_modes, preserved_rng
+
+
+class Running(NamedTuple):
+    """One invocation of a module: its dotted path and which forward call (of all modules) it was."""
+
+    path: str
+    invocation: int
+
+
+class Origin(NamedTuple):
+    """Which parameter uses a tensor was computed from, as bit sets of their times: all, and since a dropout."""
+
+    all: int = 0
+    recent: int = 0
+
+    def __or__(self, other: Origin) -> Origin:
+        return Origin(self.all | other.all, self.recent | other.recent)
+
+
+@dataclass(frozen=True)
+class DropoutCall:
+    """One observed call: its rate in this mode, the modules running (outermost first), its place in time."""
+
+    function: str
+    index: int  # of this function within the invocation of the innermost module
+    rate: float
+    stack: tuple[Running, ...]
+    time: int
+    on_probabilities: bool
+    inputs: Origin
+
+    @property
+    def path(self) -> str:
+        """The innermost running module."""
+        return self.stack[-1].path
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What identifies the same call in another forward of the same model."""
+        return self.path, self.function, self.index
+
+
+@dataclass(frozen=True)
+class ParameterUse:
+    """A parameter entered a computation: its name, the modules running, its place in time."""
+
+    name: str
+    stack: tuple[Running, ...]
+    time: int
+
+
+@dataclass
+class Observation:
+    """Everything that one forward showed, in execution order."""
+
+    calls: list[DropoutCall] = field(default_factory=list)
+    uses: list[ParameterUse] = field(default_factory=list)
+
+    def rates(self) -> dict[tuple[str, str, int], float]:
+        """The rate of each distinct call; a shared layer makes the same call several times."""
+        return {call.key: call.rate for call in reversed(self.calls)}
+
+
+def _plain_dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> None:
+    """Only the signature that the functional dropouts share."""
+
+
+def _sdpa(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False) -> None:
+    """Only the signature of the builtin, which `inspect` cannot read."""
+
+
+_PLAIN = inspect.signature(_plain_dropout)
+_SIGNATURES: dict[Any, inspect.Signature] = {
+    F.dropout: _PLAIN,
+    F.alpha_dropout: _PLAIN,
+    F.feature_alpha_dropout: _PLAIN,
+    F.dropout1d: _PLAIN,
+    F.dropout2d: _PLAIN,
+    F.dropout3d: _PLAIN,
+    F.scaled_dot_product_attention: inspect.signature(_sdpa),
+    F.multi_head_attention_forward: inspect.signature(F.multi_head_attention_forward),
+    torch.dropout: inspect.Signature([*_PLAIN.parameters.values()][:1] + [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("p", "train")
+    ]),
+}
+
+
+def register_dropout_function(function: Callable[..., Tensor]) -> None:
+    """Let the observer see calls of `function(input, p, training)`, which must honour `__torch_function__`."""
+    _SIGNATURES[function] = _PLAIN
+
+
+class _Observer(TorchFunctionMode):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.seen = Observation()
+        self.names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.stack: list[Running] = []
+        self.counts: list[Counter[str]] = []
+        self.invocations = 0
+        self.time = 0
+        # by identity; the tensors are held so that no identity is used twice
+        self.origins: dict[int, tuple[Tensor, Origin]] = {}
+
+    def enter(self, path: str) -> None:
+        self.invocations += 1
+        self.stack.append(Running(path, self.invocations))
+        self.counts.append(Counter())
+
+    def leave(self) -> None:
+        self.stack.pop()
+        self.counts.pop()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.rand and _draws_one_number(args, kwargs):
+            # LayerDrop skips a layer if this number is small; a skipped layer would hide its dropouts
+            return torch.ones_like(func(*args, **kwargs))
+        values = (*args, *kwargs.values())
+        if func in _SIGNATURES and self.stack:
+            origin = self._origin(values)
+            self._record_dropout(func, args, kwargs, origin)
+            result = func(*args, **kwargs)
+            self._set_origin(result, Origin(origin.all))
+            return result
+        result = func(*args, **kwargs)
+        changed = args[0] if func is Tensor.__setitem__ else result
+        if self.stack and _holds_tensor(changed):  # reading a parameter's dtype or shape is no use of it
+            origin = self._origin(values)
+            for name in self._parameters_in(values):
+                self.time += 1
+                self.seen.uses.append(ParameterUse(name, tuple(self.stack), self.time))
+                origin |= Origin(1 << self.time, 1 << self.time)
+            self._set_origin(changed, origin)
+        return result
+
+    def _origin(self, values: Any) -> Origin:
+        origin = Origin()
+        for value in values:
+            if isinstance(value, (list, tuple)):
+                origin |= self._origin(value)
+            elif isinstance(value, Tensor) and id(value) in self.origins:
+                origin |= self.origins[id(value)][1]
+        return origin
+
+    def _set_origin(self, result: Any, origin: Origin) -> None:
+        if isinstance(result, Tensor):
+            if id(result) not in self.names:
+                self.origins[id(result)] = (result, origin)
+        elif isinstance(result, (list, tuple)):
+            for part in result:
+                self._set_origin(part, origin)
+
+    def _record_dropout(self, func: Any, args: tuple, kwargs: dict, origin: Origin) -> None:
+        bound = _SIGNATURES[func].bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        rate = float(given["dropout_p"] if "dropout_p" in given else given["p"])
+        if not given.get("training", given.get("train", True)):
+            rate = 0.0
+        name = func.__name__
+        on_probabilities = "dropout_p" in given or _sums_to_one(given["input"])
+        self.time += 1
+        self.seen.calls.append(
+            DropoutCall(name, self.counts[-1][name], rate, tuple(self.stack), self.time, on_probabilities, origin)
+        )
+        self.counts[-1][name] += 1
+
+    def _parameters_in(self, values: Any) -> Iterator[str]:
+        for value in values:
+            if isinstance(value, (list, tuple)):
+                yield from self._parameters_in(value)
+            elif id(value) in self.names:
+                yield self.names[id(value)]
+
+
+def _draws_one_number(args: tuple, kwargs: dict) -> bool:
+    size = kwargs.get("size", args[0] if args else None)
+    return isinstance(size, (tuple, list)) and len(size) == 0
+
+
+def _holds_tensor(result: Any) -> bool:
+    return isinstance(result, Tensor) or (isinstance(result, (tuple, list)) and any(map(_holds_tensor, result)))
+
+
+def _sums_to_one(x: Tensor) -> bool:
+    """Whether `x` holds attention probabilities: distributions over its last axis (fully masked rows may be zero)."""
+    if x.dim() < 3 or not x.is_floating_point() or x.shape[-1] < 2:
+        return False
+    totals = x.float().sum(dim=-1)
+    near_one = (totals - 1).abs() < 1e-2
+    return bool((x >= 0).all() and near_one.any() and (near_one | (totals == 0)).all())
+
+
+@contextmanager
+def _module_stack(model: nn.Module, observer: _Observer) -> Iterator[None]:
+    handles = []
+    try:
+        for path, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(lambda *_, path=path: observer.enter(path), prepend=True))
+            handles.append(module.register_forward_hook(lambda *_: observer.leave()))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _preserved_buffers(model: nn.Module) -> Iterator[None]:
+    """Running statistics move in training mode; give them back."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
+
+
+def observed(model: nn.Module, batch: Mapping[str, Any] | None = None, *, seed: int = 0) -> Observation:
+    """Run one training-mode forward of `model` without gradients and return what was seen.
+
+    `batch`: keyword arguments of the forward (default: a tiny dummy batch). The model's modes, its buffers and all
+    random generators are as before afterwards.
+
+    >>> net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.25)).eval()
+    >>> [call.rate for call in observed(net, {"input": torch.ones(1, 4)}).calls]
+    [0.25]
+    """
+    batches = [batch] if batch is not None else dummy_batches(model)
+    for attempt, inputs in enumerate(batches):
+        observer = _Observer(model)
+        try:
+            with (
+                torch.no_grad(),
+                preserved_rng(seed),
+                preserved_modes(model, training=True),
+                _preserved_buffers(model),
+                _module_stack(model, observer),
+                observer,
+            ):
+                model(**inputs)
+            return observer.seen
+        except Exception as error:
+            if batch is None and attempt + 1 < len(batches):
+                continue
+            kind = "the given batch" if batch is not None else "a dummy batch"
+            raise ValueError(
+                f"expected {type(model).__name__} to run a training-mode forward on {kind}, but it raised "
+                f"{type(error).__name__}: {error}; pass batch= with inputs that the model accepts"
+            ) from error
+    raise AssertionError("unreachable: there is always at least one dummy batch")
+
+
+def dummy_batches(model: nn.Module) -> list[dict[str, Tensor]]:
+    """Tiny inputs to try in turn: a sentence, the same as one of several choices, and the model's own dummies."""
+    config = getattr(model, "config", None)
+    vocabulary = getattr(config, "vocab_size", None) or 8
+    end = getattr(config, "eos_token_id", None)
+    ids = [min(3 + i, vocabulary - 1) for i in range(4)]
+    if isinstance(end, int) and end < vocabulary:
+        ids.append(end)  # sequence classifiers of the BART and T5 kind read the state at the end token
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    words = torch.tensor([ids], device=device)
+    sentence = {"input_ids": words, "attention_mask": torch.ones_like(words)}
+    choices = {name: value.unsqueeze(1) for name, value in sentence.items()}
+    candidates = [sentence]
+    if getattr(config, "is_encoder_decoder", False):
+        candidates.insert(0, {**sentence, "decoder_input_ids": words})
+    candidates.append(choices)
+    own = getattr(model, "dummy_inputs", None)
+    if isinstance(own, dict):
+        candidates.append({name: value.to(device) if isinstance(value, Tensor) else value for name, value in own.items()})
+    features = _speech_features(model, device)
+    if features is not None:
+        candidates.insert(0, {**features, "decoder_input_ids": words} if "decoder_input_ids" in candidates[0] else features)
+    return candidates
+
+
+def _speech_features(model: nn.Module, device: torch.device) -> dict[str, Tensor] | None:
+    """Log-mel features for models of the Whisper kind."""
+    config = getattr(model, "config", None)
+    if getattr(model, "main_input_name", "") != "input_features" or not hasattr(config, "num_mel_bins"):
+        return None
+    frames = 2 * getattr(config, "max_source_positions", 4)
+    return {"input_features": torch.zeros(1, config.num_mel_bins, frames, device=device)}
