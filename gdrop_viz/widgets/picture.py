@@ -32,7 +32,8 @@ class Axis:
             raise ValueError(f"axis {self.label!r}: bounds must be finite with {expected}, got {self.bounds}")
 
 
-@dataclass(frozen=True)
+# eq=False: the values may be arrays, which have no single answer to ==
+@dataclass(frozen=True, eq=False)
 class Series:
     """Points in order, with a line, markers or both, and optionally an interval [low, high] at each.
 
@@ -57,7 +58,7 @@ class Series:
                 raise ValueError(f"series {self.label!r}: {name} has {len(values)} values for {len(self.x)} of x")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cells:
     """A grid of coloured cells: `values[i][j]` at `x[i]`, `y[j]`, coloured by viridis between `bounds`."""
 
@@ -76,7 +77,7 @@ class Cells:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """Everything one set of axes shows; `summary` says the finding in one plain sentence.
 

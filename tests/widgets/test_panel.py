@@ -1,0 +1,99 @@
+"""Does a panel show every error as text, stop its threads when it goes, and let go of its widgets?"""
+
+from __future__ import annotations
+
+import gc
+import types
+import weakref
+
+import ipywidgets
+import pytest
+
+from gdrop_viz.widgets import panel as panel_module
+from gdrop_viz.widgets.chart import Chart
+from gdrop_viz.widgets.panel import Panel
+from gdrop_viz.widgets.picture import Axis, Picture
+
+
+class SmallPanel(Panel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.button = ipywidgets.Button()
+        self.chart = Chart(Picture("Title", "Nothing yet.", Axis("x", (0, 1)), Axis("y", (0, 1))))
+        self.compose([ipywidgets.HBox([self.button]), self.chart], charts=[self.chart])
+
+
+@pytest.fixture
+def panel():
+    small = SmallPanel()
+    yield small
+    small.close()
+
+
+def test_an_error_in_a_callback_is_one_escaped_line(panel):
+    def fail(button):
+        raise ValueError("<img src=x onerror=alert(1)>\nsecond line")
+
+    panel.button.on_click(panel.guarded(fail))
+    panel.button.click()
+    assert "&lt;img src=x onerror=alert(1)&gt; second line" in panel.message.value
+    assert "<img" not in panel.message.value
+    assert 'role="alert"' in panel.message.value
+    assert isinstance(panel.last_error, ValueError)
+
+
+def test_an_error_in_a_run_is_shown_too(panel):
+    panel.runner.start(lambda stop: {}["missing"])
+    assert panel.runner.wait(5)
+    assert "KeyError" in panel.message.value
+
+
+def test_messages_are_escaped_and_replace_an_error(panel):
+    panel.show_error(ValueError("bad"))
+    panel.show_message("a < b")
+    assert "a &lt; b" in panel.message.value
+    assert "bad" not in panel.message.value
+
+
+def test_closing_stops_the_run_and_closes_every_widget(panel):
+    asked = []
+    panel.runner.start(lambda stop: asked.append(stop.wait(30)))
+    parts = [panel.button, panel.chart, panel.message, panel.button.layout, panel.button.style]
+    panel.close()
+    assert panel.runner.wait(5)
+    assert asked == [True]
+    assert all(part.comm is None for part in parts)
+    panel.close()  # a second time does nothing
+
+
+def test_a_closed_panel_frees_its_memory():
+    small = SmallPanel()
+    gone = weakref.ref(small)
+    small.close()
+    del small
+    gc.collect()
+    assert gone() is None
+
+
+def test_running_the_cell_again_closes_the_panel_of_that_cell_only(monkeypatch):
+    monkeypatch.setattr(panel_module, "_current_cell", lambda: "cell-1")
+    first = SmallPanel()
+    monkeypatch.setattr(panel_module, "_current_cell", lambda: "cell-2")
+    second = SmallPanel()
+    panel_module._close_panels_of_cell(types.SimpleNamespace(cell_id="cell-1"))
+    assert first.comm is None
+    assert second.comm is not None
+    second.close()
+
+
+def test_outside_a_notebook_nothing_is_closed_by_cells(monkeypatch):
+    first = SmallPanel()
+    panel_module._close_panels_of_cell(types.SimpleNamespace(cell_id=None))
+    assert first.comm is not None
+    first.close()
+
+
+def test_the_saved_notebook_keeps_picture_and_summary(panel):
+    data, _ = panel._repr_mimebundle_()
+    assert data["text/plain"] == "Nothing yet."
+    assert data["image/png"]

@@ -1,0 +1,86 @@
+"""Is a picture what the chart and matplotlib can draw, and is everything else refused?"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+
+import numpy as np
+import pytest
+
+from gdrop_viz.widgets.chart import Chart
+from gdrop_viz.widgets.picture import Axis, Cells, Picture, Series
+from gdrop_viz.widgets.static import figure
+
+X, Y = Axis("layer", (0, 2)), Axis("rate", (0, 1))
+
+
+def lines(**changes) -> Picture:
+    series = Series("feed-forward", [0, 1, 2], [0.1, math.nan, 0.3], low=[0, 0, 0], high=[1, 1, 1])
+    return Picture(**{"title": "Rates", "summary": "It rises.", "x": X, "y": Y, "series": (series,), **changes})
+
+
+def grid() -> Picture:
+    values = np.array([[1.0, 2.0, np.nan], [4.0, 5.0, 6.0]])
+    cells = Cells(np.array([0.0, 2.0]), np.array([0.0, 0.5, 1.0]), values, "loss (nats)", (1, 6))
+    return lines(series=(), cells=cells)
+
+
+def test_json_holds_the_values_and_no_nan():
+    content = json.loads(json.dumps(lines().to_json(), allow_nan=False))
+    assert content["series"][0]["y"] == [0.1, None, 0.3]
+    assert content["x"] == {"label": "layer", "bounds": [0, 2], "ticks": None, "log": False}
+    assert grid().to_json()["cells"]["values"] == [[1.0, 2.0, None], [4.0, 5.0, 6.0]]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Axis("loss", (1, 1)), "low < high"),
+        (lambda: Axis("loss", (0, 1), log=True), "0 < low"),
+        (lambda: Axis("loss", (0, math.inf)), "finite"),
+        (lambda: Series("a", [1, 2], [1]), "y has 1 values for 2"),
+        (lambda: Series("a", [1], [1], low=[0, 0]), "low has 2"),
+        (lambda: Cells([0, 1], [0], [[1]], "loss", (0, 1)), r"shape \(2, 1\)"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_line(make, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_static_figure_draws_what_the_picture_says():
+    axes = figure([lines()]).axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("layer", "rate", "Rates")
+    assert axes.get_xlim() == (0, 2)
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.1, np.nan, 0.3])
+    mesh = figure([grid()]).axes[0].collections[0]
+    np.testing.assert_allclose(np.ma.filled(mesh.get_array(), np.nan), grid().cells.values.T)
+    assert mesh.get_clim() == (1, 6)
+
+
+def test_a_dollar_in_a_label_is_no_mathematics():
+    drawn = figure([lines(title="costs $5 or $6_x")])
+    drawn.canvas.draw()  # would raise on broken mathematics
+    assert drawn.axes[0].get_title() == r"costs \$5 or \$6_x"
+
+
+@pytest.mark.parametrize(("picture", "relief"), [(lines(), False), (grid(), False), (grid(), True)])
+def test_a_chart_leaves_a_picture_and_a_sentence_in_the_notebook(picture, relief):
+    data, metadata = Chart(picture, relief=relief)._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert data["text/plain"] == "It rises." == metadata["image/png"]["alt"]
+    assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_showing_replaces_everything_in_one_trait():
+    chart = Chart(lines())
+    changes = []
+    chart.observe(changes.append)
+    picture = grid()
+    chart.show(picture)
+    assert [change.name for change in changes] == ["content"]
+    assert chart.picture is picture
+    assert chart.content == picture.to_json()
