@@ -137,10 +137,9 @@ class DropoutLab(Panel):
             [ipywidgets.HTML("arms to train:"), *self.arms.values()],
             layout={"flex_flow": "row wrap", "grid_gap": "0 12px"},
         )
-        controls = ipywidgets.VBox(
-            [self.lower, self.upper, self.kind, arms, self.fraction, self.seeds, self.epochs]
-            + [ipywidgets.HBox([self.run_button, self.stop_button]), self.progress]
-        )
+        buttons = ipywidgets.HBox([self.run_button, self.stop_button])
+        sliders = [self.fraction, self.seeds, self.epochs]
+        controls = ipywidgets.VBox([self.lower, self.upper, self.kind, arms, *sliders, buttons, self.progress])
         self.compose(
             [
                 row((controls, "1 1 300px"), (self.preview_chart, "2 1 400px")),

@@ -18,8 +18,8 @@ class LiveCurves:
     the frame. The training loss is averaged over neighbouring steps where there are more than the curve can show.
 
     >>> curves = LiveCurves(epochs=2, arms=["guided"])
-    >>> curves.add(Event("run started", "guided", 1.0, 0, total_steps=4, total_runs=1))
-    >>> curves.add(Event("step", "guided", 1.0, 0, epoch=0.5, step=1, total_steps=4, metrics={"loss": 0.7}, total_runs=1))
+    >>> curves.add(Event("run started", "guided", 1.0, 0, total_steps=4))
+    >>> curves.add(Event("step", "guided", 1.0, 0, epoch=0.5, step=1, total_steps=4, metrics={"loss": 0.7}))
     >>> curves.share
     0.25
     """

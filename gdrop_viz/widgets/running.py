@@ -11,8 +11,8 @@ class Runner:
     """One job at a time in a background thread, with a Stop that the job polls.
 
     The job is called with a `threading.Event` and should return soon after it is set. What it raises is handed to
-    `on_error`; `on_end` follows always, and may start the next job. All of them run in the job's thread, so they may
-    set widget traits but must neither print nor enter an `Output`.
+    `on_error`; `on_end` follows always. All of them run in the job's thread, so they may set widget traits but must
+    neither print nor enter an `Output`.
 
     >>> heard = []
     >>> runner = Runner(on_end=lambda: heard.append("end"), on_error=lambda error: heard.append(str(error)))

@@ -59,15 +59,6 @@ def test_an_error_is_reported_before_the_end():
     assert heard == [error, "end"]
 
 
-def test_on_end_may_start_the_next_job():
-    done = []
-    run = Runner(on_end=lambda: done.append("end") or (len(done) < 2 and run.start(lambda stop: None)), on_error=print)
-    run.start(lambda stop: None)
-    while len(done) < 2:
-        run.wait(5)
-    assert done[:2] == ["end", "end"]
-
-
 def test_throttle_lets_through_one_at_a_time():
     throttle = Throttle(seconds=1000)
     assert [throttle.ready() for _ in range(3)] == [True, False, False]
