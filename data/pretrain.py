@@ -1,0 +1,240 @@
+"""How are the bundled models pretrained, exported and measured?
+
+    python data/pretrain.py bert-mini --minutes 90      # train, or go on; what was done is kept when it stops
+    python data/pretrain.py bert-mini --export          # write data/models/bert-mini from the best checkpoint
+    python data/pretrain.py bert-mini --evaluate        # held-out loss against unigram and bigram models
+
+Text comes from `python data/build_corpus.py`. Checkpoints, tokens and the curve are kept in `build/pretrain/NAME`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# the tokenizer's threads and the data loader's do not mix; the text is tokenized once, so nothing is lost
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from build_corpus import ROOT, WORK
+from export import MODELS, export
+from held_out import as_json, held_out_slice, measure, table, token_losses
+from recipes import MIXTURE, RECIPES, new_model, saved_tokenizer
+from safetensors.torch import save_file
+from token_batches import HeldOutBatches, TrainingSteps, token_stream
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Sampler, SequentialSampler
+from tqdm import tqdm
+from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+BETAS, EPSILON, WEIGHT_DECAY, CLIP = (0.9, 0.98), 1e-6, 0.01, 1.0
+DECAY = 0.5
+"""The learning rate is constant after warm-up and falls linearly to 0 over this last share of the budget."""
+HELD_OUT_ROWS, MEASURED_ROWS = 48, 512
+"""Held-out sequences of each source that choose the best checkpoint, and that `--evaluate` measures."""
+
+
+def streams_of(name: str, tokenizer: Any, part: str) -> dict[str, Any]:
+    """Return the token stream of each source, made on first use; `part` is "train" or "heldout"."""
+    separator = RECIPES[name].separator(tokenizer)
+    streams = {}
+    for source in MIXTURE:
+        text = WORK / "corpus" / f"{source}-{part}.txt"
+        if not text.is_file():
+            raise SystemExit(f"expected {text.relative_to(ROOT)}: run `python data/build_corpus.py` first")
+        streams[source] = token_stream(text, tokenizer, WORK / "pretrain" / name / "tokens", separator=separator)
+    return streams
+
+
+class Pretrainer(Trainer):
+    """A `Trainer` whose loss is the mean over predicted tokens and whose data come in the order of the steps."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        loss = token_losses(model, inputs)[0].mean()
+        return (loss, {}) if return_outputs else loss
+
+    def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler:
+        return SequentialSampler(self.train_dataset)
+
+
+class Budget(TrainerCallback):
+    """Ends the run when its minutes or steps (over all resumed runs) are used up, and shows how far it is."""
+
+    def __init__(self, minutes: float | None, steps: int | None, spent: float) -> None:
+        self.minutes, self.steps, self.spent, self.started = minutes, steps, spent, time.monotonic()
+        self.bar: Any = None
+        self.losses: dict[str, str] = {}
+
+    def elapsed(self) -> float:
+        """Return the minutes of training so far, over all runs."""
+        return self.spent + (time.monotonic() - self.started) / 60
+
+    def done(self, step: int) -> float:
+        """Return the share of the budget that is used up."""
+        by_steps = step / self.steps if self.steps else 0.0
+        return max(by_steps, self.elapsed() / self.minutes if self.minutes else 0.0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        form = "{l_bar}{bar}| {elapsed} < {remaining}{postfix}"
+        self.bar = tqdm(total=1.0, initial=min(1.0, self.done(state.global_step)), desc="budget", bar_format=form)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        done = min(1.0, self.done(state.global_step))
+        self.bar.update(done - self.bar.n)
+        if done >= 1 and not control.should_training_stop:
+            control.should_training_stop = control.should_evaluate = control.should_save = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        state.log_history[-1]["minutes"] = round(self.elapsed(), 2)
+        shown = {"loss": "training", "eval_loss": "held out"}
+        self.losses |= {label: f"{logs[key]:.3f}" for key, label in shown.items() if key in logs}
+        if self.bar is not None:
+            self.bar.set_postfix({"step": state.global_step, **self.losses})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.close()
+
+
+class SecondMoments(TrainerCallback):
+    """Keeps AdamW's running average of squared gradients beside each checkpoint, by parameter name."""
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any) -> None:
+        moments = getattr(optimizer, "optimizer", optimizer).state
+        kept = {n: moments[p]["exp_avg_sq"].float().cpu() for n, p in model.named_parameters() if p in moments}
+        save_file(kept, Path(args.output_dir) / f"checkpoint-{state.global_step}" / "exp_avg_sq.safetensors")
+
+
+def parameter_groups(model: torch.nn.Module) -> Iterator[dict[str, Any]]:
+    """Yield matrices with weight decay, then biases and norms without."""
+    yield {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY}
+    yield {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
+
+
+def hardware() -> str:
+    """Say in words what the training runs on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in info.open() if line.startswith("model name")]
+        if info.is_file()
+        else []
+    )
+    return f"{torch.get_num_threads()} threads of {names[0] if names else platform.processor()}"
+
+
+def train(name: str, *, minutes: float | None, steps: int | None, seed: int, every: int) -> None:
+    """Train `name` until the budget is used up, from its last checkpoint if there is one."""
+    recipe, folder = RECIPES[name], WORK / "pretrain" / name
+    tokenizer = saved_tokenizer(name, folder / "tokenizer")
+    most = steps or 1_000_000
+    data = TrainingSteps(
+        streams_of(name, tokenizer, "train"),
+        MIXTURE,
+        recipe.corrupt(tokenizer, training=True),
+        n_steps=most,
+        tokens=recipe.tokens_per_step,
+        lengths=recipe.lengths,
+        seed=seed,
+    )
+    noise = recipe.corrupt(tokenizer, training=False)
+    held_out = HeldOutBatches(streams_of(name, tokenizer, "heldout"), noise, rows=HELD_OUT_ROWS, length=128)
+    last = get_last_checkpoint(str(folder))
+    history = json.loads((Path(last) / "trainer_state.json").read_text())["log_history"] if last else []
+    budget = Budget(minutes, steps, max((entry.get("minutes", 0.0) for entry in history), default=0.0))
+    (folder / "hardware.txt").write_text(hardware())
+
+    model = new_model(name, tokenizer, seed=seed)
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=recipe.learning_rate, betas=BETAS, eps=EPSILON)
+
+    def learning_rate_factor(step: int) -> float:
+        return min((step + 1) / recipe.warmup_steps, max(0.0, 1 - budget.done(step)) / DECAY, 1.0)
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=most,
+        per_device_train_batch_size=1,  # an item of the data is a whole batch
+        per_device_eval_batch_size=1,
+        max_grad_norm=CLIP,
+        seed=seed,
+        bf16=torch.cuda.is_available(),
+        eval_strategy="steps",
+        eval_steps=every,
+        eval_on_start=last is None,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        logging_steps=max(1, every // 5),
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=[],
+    )
+    trainer = Pretrainer(
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        eval_dataset=held_out,
+        data_collator=lambda items: items[0],
+        optimizers=(optimizer, LambdaLR(optimizer, learning_rate_factor)),
+        callbacks=[budget, SecondMoments()],
+    )
+    trainer.train(resume_from_checkpoint=last)
+    print(f"{name}: best held-out loss {trainer.state.best_metric:.4f} nats in {trainer.state.best_model_checkpoint}")
+
+
+def evaluate(name: str) -> None:
+    """Measure the exported model on every source, print the table and keep it beside the weights."""
+    folder, recipe = MODELS / name, RECIPES[name]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), recipe.auto.from_pretrained(folder)
+    noise = recipe.corrupt(tokenizer, training=False)
+    train_streams, held_out = streams_of(name, tokenizer, "train"), streams_of(name, tokenizer, "heldout")
+    measured = {}
+    for source, stream in held_out.items():
+        n_characters = len((WORK / "corpus" / f"{source}-heldout.txt").read_text(encoding="utf-8"))
+        measured[source] = measure(
+            model, stream, train_streams[source], noise, n_characters=n_characters, n_rows=MEASURED_ROWS
+        )
+    shipped = held_out_slice(model, held_out["austen"], noise)
+    stated = {"sources": as_json(measured), "slice": shipped}
+    (folder / "held_out.json").write_text(json.dumps(stated, indent=1) + "\n")
+    print(table(measured))
+
+
+def main() -> None:
+    """Train, export or evaluate one model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=RECIPES)
+    parser.add_argument("--minutes", type=float, help="budget of training time, over all resumed runs together")
+    parser.add_argument("--steps", type=int, help="budget of optimizer steps")
+    parser.add_argument("--every", type=int, default=50, help="steps between held-out losses and checkpoints")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--export", action="store_true", help="write data/models/NAME from the best checkpoint")
+    parser.add_argument("--evaluate", action="store_true", help="measure data/models/NAME on held-out text")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)  # denormals slow a CPU down tenfold in the first steps
+    if not (options.export or options.evaluate):
+        if not (options.minutes or options.steps):
+            parser.error("expected a budget: --minutes or --steps")
+        train(options.name, minutes=options.minutes, steps=options.steps, seed=options.seed, every=options.every)
+    if options.export:
+        export(options.name)
+    if options.evaluate:
+        evaluate(options.name)
+
+
+if __name__ == "__main__":
+    main()
