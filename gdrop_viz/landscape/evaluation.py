@@ -1,0 +1,194 @@
+"""What is the loss at one point of the plane, and how do the weights get there and back, bit for bit?"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gdrop_viz._state import preserved_modes, preserved_rng
+from gdrop_viz.landscape.directions import Direction, working_dtype
+from gdrop_viz.objectives import Loss, sequence_losses
+
+Batch = Mapping[str, Tensor]
+Planes = Mapping[str, Sequence[Direction]]
+Metric = Callable[[nn.Module, Sequence[Batch]], float]
+
+
+class Stopped(Exception):
+    """The stop event was set in the middle of a point; the point is not recorded."""
+
+
+@dataclass(frozen=True)
+class PointValue:
+    """What was found at one point: `losses` (N,) float64, one per sequence, and the value of each metric."""
+
+    losses: np.ndarray
+    metrics: Mapping[str, float]
+
+
+class MovedWeights:
+    """Put a model's weights at points of a plane, in place, and give back the very same bits on exit.
+
+    Copies of the tensors that any of the planes moves are kept while the context is open; every point starts from
+    these copies, so that its weights do not depend on the points before it.
+    """
+
+    def __init__(self, model: nn.Module, planes: Planes) -> None:
+        self._planes = planes
+        parameters = dict(model.named_parameters())
+        moved = {name for directions in planes.values() for direction in directions for name in direction.vectors}
+        self._parameters = {name: parameters[name] for name in parameters if name in moved}
+        self._originals: dict[str, Tensor] = {}
+        self._away: set[str] = set()
+
+    def __enter__(self) -> MovedWeights:
+        self._originals = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._restore(self._away)
+        except KeyboardInterrupt:  # a second interrupt must not leave half of the weights moved
+            self._restore(self._away)
+            raise
+
+    @torch.no_grad()
+    def move(self, plane: str, coefficients: Sequence[float]) -> None:
+        """Set θ + Σ cᵢ dᵢ; where all coefficients are 0, the untouched weights."""
+        steps = [(c, d.vectors) for c, d in zip(coefficients, self._planes[plane], strict=True) if c != 0]
+        names = {name for _, vectors in steps for name in vectors}
+        self._restore(self._away - names)
+        self._away |= names
+        for name in names:
+            parameter, original = self._parameters[name], self._originals[name]
+            dtype = working_dtype(parameter)
+            terms = [(c, vectors[name]) for c, vectors in steps if name in vectors]
+            if parameter.dtype != dtype:  # half precision: add in float32, round once
+                total = original.to(dtype)
+                for c, vector in terms:
+                    total.add_(vector, alpha=c)
+                parameter.copy_(total)
+                continue
+            source = original
+            for c, vector in terms:
+                torch.add(source, vector, alpha=c, out=parameter.data)
+                source = parameter
+
+    @torch.no_grad()
+    def _restore(self, names: set[str]) -> None:
+        for name in names:
+            self._parameters[name].copy_(self._originals[name])
+        self._away = self._away - names
+
+
+class PointEvaluator:
+    """Evaluate loss and metrics at points of one or more planes; a context, inside which the weights may be moved."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        planes: Planes,
+        loss: Loss | None,
+        metrics: Mapping[str, Metric],
+    ) -> None:
+        device = next(iter(model.parameters())).device
+        # once, not at every point
+        self._batches = [{name: value.to(device) for name, value in batch.items()} for batch in batches]
+        self._model, self._loss, self._metrics = model, loss, metrics
+        self._weights = MovedWeights(model, planes)
+        self._contexts = (preserved_modes(model), preserved_rng(), self._weights)
+
+    def __enter__(self) -> PointEvaluator:
+        for context in self._contexts:
+            context.__enter__()
+        try:
+            if self._loss is None:
+                # finds the head (and bad batches) at the trained weights, whatever the first point is
+                first = {name: value[:1] for name, value in self._batches[0].items()}
+                with torch.no_grad():
+                    sequence_losses(self._model, first)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for context in reversed(self._contexts):
+            context.__exit__(None, None, None)
+
+    def __call__(
+        self,
+        plane: str,
+        coefficients: Sequence[float],
+        *,
+        stop: threading.Event | None = None,
+        batches: int | None = None,
+    ) -> PointValue:
+        """Return the losses at a point, over the first `batches` batches (None: all); `Stopped` if `stop` is set."""
+        self._weights.move(plane, coefficients)
+        losses = []
+        with torch.no_grad():
+            for batch in self._batches[:batches]:
+                if stop is not None and stop.is_set():
+                    raise Stopped
+                losses.append(sequence_losses(self._model, batch, loss=self._loss).double())
+        metrics = {name: float(metric(self._model, self._batches)) for name, metric in self._metrics.items()}
+        return PointValue(torch.cat(losses).cpu().numpy(), metrics)
+
+
+def packed(*arguments: Any) -> bytes:
+    """Serialise `PointEvaluator`'s arguments for the workers of an executor (memory only, never a file).
+
+    As bytes, and not as tensors: torch would hand the tensors over through shared memory, and a worker that moves
+    its weights would move the caller's.
+    """
+    buffer = io.BytesIO()
+    try:
+        pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(arguments)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"expected a model, batches, loss and metrics that can be sent to another process, got: {error}; "
+            "define functions in a module (no lambda, nothing from a notebook cell), or leave executor=None"
+        ) from None
+    return buffer.getvalue()
+
+
+_worker = threading.local()  # one model per thread: two threads must not move the same weights
+
+
+def evaluate_in_worker(
+    token: str, payload: bytes | None, plane: str, coefficients: Sequence[float], threads: int
+) -> PointValue | None:
+    """Evaluate a point in an executor's worker; None says that the worker has no model yet and needs the payload.
+
+    `threads` is the caller's number of torch threads: with another number sums may be rounded in another order.
+    """
+    if getattr(_worker, "token", None) != token:
+        if payload is None:
+            return None
+        _worker.token = _worker.evaluator = None  # free the old model before the new one comes
+        evaluator = PointEvaluator(*pickle.loads(payload))
+        evaluator.__enter__()  # stays open: the worker's copy is never anybody else's
+        _worker.token, _worker.evaluator = token, evaluator
+    before = torch.get_num_threads()
+    if before != threads:
+        torch.set_num_threads(threads)
+    try:
+        return _worker.evaluator(plane, coefficients)
+    finally:
+        if before != threads:
+            torch.set_num_threads(before)

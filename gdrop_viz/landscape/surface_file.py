@@ -1,0 +1,203 @@
+"""How is a surface kept on disk? In the HDF5 layout of the loss-landscape project; CSV and VTK for other programs.
+
+Layout (github tomgoldstein/loss-landscape): `xcoordinates` (nx,), `ycoordinates` (ny,) for a plane, `train_loss`,
+`dir_file`; -1 marks a point that is not known. In `train_loss` x varies fastest: the value at x[i], y[j] is number
+j * nx + i of the flattened array. That project declares the array as (nx, ny), which for nx != ny is NOT its indexing;
+others store it flat. Read by position, both are the same. Beside these, this package keeps `standard_error`,
+`sequence_losses` (points, N), `evaluated`, `metrics/*` in the same order, and `metadata` and `fingerprint` as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gdrop_viz._files import atomic_path
+
+if TYPE_CHECKING:
+    from gdrop_viz.landscape.surface import Surface
+
+UNKNOWN = -1.0
+_OURS = ("standard_error", "sequence_losses", "evaluated", "metadata", "fingerprint", "metrics")
+_LAYOUT = ("xcoordinates", "ycoordinates", "train_loss", "dir_file")
+
+
+def write(surface: Surface, path: str | os.PathLike[str], *, fingerprint: Mapping[str, Any] | None = None) -> None:
+    """Write `surface` to `path` by its ending: .h5 / .hdf5, .csv or .vts; the old file stays until the new is whole."""
+    path = Path(path)
+    writers = {".h5": _write_hdf5, ".hdf5": _write_hdf5, ".csv": _write_csv, ".vts": _write_vtk}
+    if path.suffix not in writers:
+        raise ValueError(f"expected a path that ends in {', '.join(writers)}, got {os.fspath(path)!r}")
+    with atomic_path(path) as temporary:
+        writers[path.suffix](surface, temporary)
+        if fingerprint is not None:
+            with _opened(temporary, "r+") as file:
+                file["fingerprint"] = json.dumps(fingerprint)
+
+
+def read(path: str | os.PathLike[str]) -> Surface:
+    """Read an HDF5 surface in any of the layouts above; FileNotFoundError or ValueError with the reason."""
+    from gdrop_viz.landscape.surface import Surface
+
+    with _opened(path, "r") as file:
+        missing = [name for name in ("xcoordinates", "train_loss") if name not in file]
+        if missing:
+            raise ValueError(
+                f"expected a surface in loss-landscape's layout, got {os.fspath(path)!r} without {missing[0]!r}"
+            )
+        x = file["xcoordinates"][()]
+        y = file["ycoordinates"][()] if "ycoordinates" in file else None
+        shape = (len(x),) if y is None else (len(x), len(y))
+        n_points = int(np.prod(shape))
+
+        def plane(values: np.ndarray) -> np.ndarray:
+            return values if y is None else values.reshape(len(y), len(x), *values.shape[1:]).swapaxes(0, 1).copy()
+
+        if file["train_loss"].size != n_points:
+            raise ValueError(
+                f"expected train_loss with {n_points} values for {shape} coordinates, got {file['train_loss'].size} "
+                f"in {os.fspath(path)!r}; the file is damaged or of another kind"
+            )
+        flat = file["train_loss"][()].astype(np.float64).ravel()
+        known = file["evaluated"][()].astype(bool).ravel() if "evaluated" in file else flat != UNKNOWN
+        metadata = json.loads(file["metadata"][()]) if "metadata" in file else {}
+        if "dir_file" in file and "metadata" not in file:
+            name = file["dir_file"][()]
+            metadata["dir_file"] = name.decode() if isinstance(name, bytes) else str(name)
+        others = {name: data for name, data in file.items() if name not in _OURS + _LAYOUT}
+        others.update(file.get("metrics", {}))
+        extra: dict[str, Any] = {}
+        if "standard_error" in file:
+            extra["standard_error"] = plane(file["standard_error"][()].ravel())
+        if "sequence_losses" in file:
+            extra["sequence_losses"] = plane(file["sequence_losses"][()])
+        return Surface(
+            x,
+            y,
+            plane(np.where(known, flat, np.nan)),
+            metrics={
+                name: plane(np.where(known, data[()].ravel(), np.nan))
+                for name, data in others.items()
+                if getattr(data, "size", None) == n_points
+            },
+            evaluated=plane(known),
+            metadata=metadata,
+            **extra,
+        )
+
+
+def read_fingerprint(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what the computation of the file at `path` depended on; None for a file from elsewhere."""
+    with _opened(path, "r") as file:
+        return json.loads(file["fingerprint"][()]) if "fingerprint" in file else None
+
+
+class PointWriter:
+    """Put points into an HDF5 surface one by one; each is in the file when `put` returns, whatever happens then.
+
+    The file is opened for each point: all arrays exist already, so that nothing but their values is written and no
+    half-written structure can be left behind, and other programs can read the surface between two points.
+    """
+
+    _SYNC_SECONDS = 1.0  # flushed at every point (survives kill -9), synced once a second (survives a power cut)
+
+    def __init__(self, path: Path, nx: int) -> None:
+        self._path, self._nx = path, nx
+        self._synced = time.monotonic()
+
+    def put(
+        self, index: tuple[int, ...], losses: np.ndarray, mean: float, error: float, metrics: Mapping[str, float]
+    ) -> None:
+        """Record one point."""
+        at = index[0] if len(index) == 1 else index[1] * self._nx + index[0]
+        with _opened(self._path, "r+") as file:
+            file["sequence_losses"][at] = losses
+            for name, value in {"train_loss": mean, "standard_error": error}.items():
+                _put_flat(file[name], at, value)
+            for name, value in metrics.items():
+                _put_flat(file["metrics"][name], at, value)
+            _put_flat(file["evaluated"], at, 1)
+        if time.monotonic() - self._synced > self._SYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Have the operating system write the file to the device."""
+        handle = os.open(self._path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        self._synced = time.monotonic()
+
+
+def _put_flat(data: Any, at: int, value: float) -> None:
+    data[np.unravel_index(at, data.shape)] = value
+
+
+def _opened(path: str | os.PathLike[str], mode: str) -> Any:
+    import h5py
+
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"expected a surface file, got {os.fspath(path)!r}, which does not exist")
+    try:
+        return h5py.File(path, mode)
+    except OSError as error:
+        raise ValueError(f"expected a readable HDF5 surface, got {os.fspath(path)!r} ({error})") from None
+
+
+def _write_hdf5(surface: Surface, path: Path) -> None:
+    import h5py
+
+    def flat(values: np.ndarray) -> np.ndarray:
+        return values if surface.y is None else values.swapaxes(0, 1).reshape(-1, *values.shape[2:])
+
+    # superblock of HDF5 1.8: the later ones mark a file as open, and a killed process leaves that mark behind
+    with h5py.File(path, "w", libver=("earliest", "v108")) as file:
+        file["xcoordinates"] = surface.x
+        if surface.y is not None:
+            file["ycoordinates"] = surface.y
+        file["train_loss"] = flat(np.where(surface.evaluated, surface.loss, UNKNOWN)).reshape(surface.loss.shape)
+        file["dir_file"] = "; ".join(direction["label"] for direction in surface.metadata.get("directions", []))
+        file["standard_error"] = flat(surface.standard_error).reshape(surface.loss.shape)
+        file["evaluated"] = flat(surface.evaluated.astype(np.uint8)).reshape(surface.loss.shape)
+        if surface.sequence_losses is not None:
+            file["sequence_losses"] = flat(surface.sequence_losses)
+        metrics = file.create_group("metrics")
+        for name, values in surface.metrics.items():
+            metrics[name] = flat(values).reshape(surface.loss.shape)
+        file["metadata"] = json.dumps(surface.metadata)
+
+
+def _write_csv(surface: Surface, path: Path) -> None:
+    surface.to_frame().to_csv(path, index=False)
+
+
+def _write_vtk(surface: Surface, path: Path) -> None:
+    """A structured grid with the loss as height; where it is not finite, the height is the highest finite one."""
+    if surface.y is None:
+        raise ValueError("expected a 2-D surface for .vts, got a 1-D one; use .csv")
+    try:
+        from pyevtk.hl import gridToVTK
+    except ImportError:
+        raise RuntimeError(
+            "expected the package pyevtk for .vts, got none; install it with: pip install pyevtk"
+        ) from None
+    finite = np.isfinite(surface.loss)
+    if not finite.any():
+        raise ValueError("expected at least one finite point for .vts, got none")
+    height = np.where(finite, surface.loss, surface.loss[finite].max())
+    x, y = np.meshgrid(surface.x, surface.y, indexing="ij")
+    fields = {"loss": surface.loss, "standard_error": surface.standard_error, **surface.metrics}
+    fields["evaluated"] = surface.evaluated.astype(np.uint8)
+
+    def sheet(values: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(values[:, :, np.newaxis])
+
+    data = {name: sheet(values) for name, values in fields.items()}
+    gridToVTK(os.fspath(path.with_suffix("")), sheet(x), sheet(y), sheet(height), pointData=data)
