@@ -206,7 +206,7 @@ def verdict(
     if test.n == 0:
         return f"{a} and {b}: no seed was run for both, so nothing can be said"
     if math.isnan(test.mean):
-        return f"{a} and {b}: a run has no finite value (its predictions are constant or it diverged), so nothing can be said"
+        return f"{a} and {b}: a run has no finite value (it diverged or predicts a constant), so nothing can be said"
     mean = f"{scale * test.mean:+.2f} {unit}"
     if test.n == 1:
         return (
@@ -228,9 +228,10 @@ def verdict(
         )
         return f"{a} seems {better} than {b}: {mean} ({facts}), a hint and no finding, since {why}"
     effect = scale * detectable_effect(test.std, test.n, alpha=alpha, power=power)
+    only_hint = f", and only as a hint: run at least {_least_seeds(alpha)} seeds" if smallest_p(test.n) > alpha else ""
     return (
         f"{a} and {b}: no difference seen ({mean}, {facts}); an effect above {effect:.2g} {unit} would have shown "
-        f"(with {100 * power:.0f} % probability)"
+        f"(with {100 * power:.0f} % probability{only_hint})"
     )
 
 

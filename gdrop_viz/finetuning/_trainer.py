@@ -1,0 +1,156 @@
+"""The Hugging Face `Trainer` with a data order that only the seed decides, reporting to us instead of printing.
+
+Importing this module takes seconds (it imports the Trainer), so it is imported where training begins.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import RandomSampler, Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from gdrop_viz.finetuning.events import Event, Listener, StopSignal
+from gdrop_viz.tasks import Task
+
+
+class Stopped(Exception):
+    """Ends a training at once; what was recorded stays."""
+
+
+class PairedTrainer(Trainer):
+    """A `Trainer` whose order of batches is a function of the seed alone.
+
+    The Trainer's own length-grouped sampler draws from the global generator, which dropout advances: arms with other
+    rates would see other batches from the second epoch on, and their differences would no longer be paired.
+    """
+
+    def __init__(self, *args: Any, group_by_length: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group_by_length = group_by_length
+        self.update_loss = 0.0  # of the micro-batches since the last update
+        self.update_rows = 0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        generator = torch.Generator().manual_seed(self.args.seed)
+        if not self.group_by_length:
+            return RandomSampler(rows, generator=generator)
+        return LengthGroupedSampler(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            lengths=[len(row["input_ids"]) for row in rows],
+            generator=generator,
+        )
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        rows = len(inputs["labels"])
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.update_loss = self.update_loss + loss
+        self.update_rows += rows
+        return loss
+
+
+class Recorder(TrainerCallback):
+    """Keeps the scores of each epoch as rows, tells the listener, and ends the training when asked to stop."""
+
+    def __init__(self, on_event: Listener | None, stop: StopSignal | None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.metrics: dict[str, float] = {}
+        self.on_event, self.stop = on_event, stop
+        self.trainer: PairedTrainer | None = None
+        self.began = time.perf_counter()
+        self.epoch_loss, self.epoch_rows = 0.0, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop_if_asked()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop_if_asked()
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop_if_asked()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        loss, rows = trainer.update_loss, trainer.update_rows
+        trainer.update_loss, trainer.update_rows = 0.0, 0
+        self.epoch_loss, self.epoch_rows = self.epoch_loss + loss * rows, self.epoch_rows + rows
+        if self.on_event is not None:
+            self._tell("step", state, {"loss": float(loss)})
+        self._stop_if_asked()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        epoch, seconds = round(state.epoch), time.perf_counter() - self.began
+        split = next(name for name in self.trainer.eval_dataset if f"eval_{name}_loss" in metrics)
+        scores = {**self.metrics, "loss": metrics[f"eval_{split}_loss"]}
+        table = [(split, metric, float(value)) for metric, value in scores.items()]
+        if split == "validation":
+            table.insert(0, ("train", "loss", float(self.epoch_loss) / self.epoch_rows))
+            self.epoch_loss, self.epoch_rows = 0.0, 0
+        self.rows += [
+            {"epoch": epoch, "split": split, "metric": metric, "value": value, "seconds": seconds}
+            for split, metric, value in table
+        ]
+        if split == "validation":
+            self._tell("epoch", state, scores)
+
+    def _tell(self, kind: Any, state: Any, metrics: dict[str, float]) -> None:
+        if self.on_event is not None:
+            self.on_event(
+                Event(
+                    kind, epoch=state.epoch or 0.0, step=state.global_step, total_steps=state.max_steps, metrics=metrics
+                )
+            )
+
+    def _stop_if_asked(self) -> None:
+        if self.stop is not None and self.stop.is_set():
+            raise Stopped
+
+
+def make_trainer(
+    classifier: torch.nn.Module,
+    task: Task,
+    train: list[dict[str, Any]],
+    validation: dict[str, list[dict[str, Any]]],
+    collate: Any,
+    *,
+    arguments: dict[str, Any],
+    group_by_length: bool,
+    on_event: Listener | None,
+    stop: StopSignal | None,
+) -> tuple[PairedTrainer, Recorder]:
+    """Return a trainer that is ready to train and the recorder that will hold its rows."""
+    recorder = Recorder(on_event, stop)
+
+    def score(outcome: Any) -> dict[str, float]:
+        logits = np.asarray(outcome.predictions, dtype=np.float64)
+        if np.isfinite(logits).all():
+            recorder.metrics = task.compute_metrics(logits, np.asarray(outcome.label_ids))
+        else:
+            recorder.metrics = dict.fromkeys(task.metrics, math.nan)  # the training has diverged
+        return recorder.metrics
+
+    settings = TrainingArguments(**arguments)
+    if settings.n_gpu > 1:
+        settings._n_gpu = 1  # DataParallel would multiply the batch size by the number of GPUs
+    trainer = PairedTrainer(
+        model=classifier,
+        args=settings,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=collate,
+        compute_metrics=score,
+        # encoder-decoders also return hidden states, which nobody needs to gather
+        preprocess_logits_for_metrics=lambda logits, labels: logits[0] if isinstance(logits, tuple) else logits,
+        callbacks=[recorder],
+        group_by_length=group_by_length,
+    )
+    trainer.remove_callback(PrinterCallback)
+    recorder.trainer = trainer
+    return trainer, recorder

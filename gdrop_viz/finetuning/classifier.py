@@ -1,0 +1,121 @@
+"""How does a pretrained language model become a sequence classifier, without touching the model itself?"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gdrop_viz._hub import quiet_libraries
+from gdrop_viz._state import preserved_rng
+from gdrop_viz.anatomy import place_of
+
+if TYPE_CHECKING:
+    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.tasks import Task
+
+# entries of a config that say where a checkpoint came from, not what the model computes
+_ORIGIN = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
+
+
+def build_classifier(lm: Pretrained, task: Task, *, seed: int = 0) -> nn.Module:
+    """Return a float32 sequence classifier for `task` on the CPU: backbone weights of `lm`, head drawn with `seed`.
+
+    The weights come from `lm.model` as it is in memory. Whatever the backbone of `lm` lacks (the head; BERT's
+    pooler) is initialised as the architecture does it, the same for every call with the same seed. The model in
+    `lm` and the random generators are left as they were. Dropout rates are those of the model's config.
+
+    Raises
+    ------
+    ValueError
+        If transformers knows no sequence classifier for this architecture, or if layers or embeddings of the
+        classifier find no weights of their shape in `lm.model`.
+    """
+    config = getattr(lm.model, "config", None)
+    if config is None or not hasattr(config, "model_type"):
+        raise ValueError(
+            f"fine-tuning needs a model with a transformers config, got {type(lm.model).__name__}; wrap your "
+            "network in a transformers model class, or fine-tune it in your own loop with schedule.apply(model)"
+        )
+    with quiet_libraries(), preserved_rng(seed):
+        from transformers import AutoModelForSequenceClassification
+
+        config = copy.deepcopy(config)
+        config.num_labels = 1 if task.kind == "regression" else task.n_labels
+        config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
+        config.use_cache = False
+        config.pad_token_id = pad_token_id(lm)
+        try:
+            classifier = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        except ValueError as error:
+            raise ValueError(
+                f"transformers has no sequence classifier for model type {config.model_type!r}; fine-tune it in your "
+                "own loop with schedule.apply(model)"
+            ) from error
+    _copy_backbone(lm.model, classifier)
+    return classifier
+
+
+def pad_token_id(lm: Pretrained) -> int:
+    """Return the id to pad with: the tokenizer's, the config's, or where there is none (GPT-2) the end-of-text id."""
+    candidates = (
+        lm.tokenizer.pad_token_id,
+        getattr(lm.model.config, "pad_token_id", None),
+        lm.tokenizer.eos_token_id,
+        getattr(lm.model.config, "eos_token_id", None),
+    )
+    return next((int(token) for token in candidates if isinstance(token, int) and token >= 0), 0)
+
+
+def model_checksum(lm: Pretrained) -> str:
+    """Return a sha256 of what `lm` gives to a fine-tuning run: config, backbone weights and tokenizer.
+
+    >>> len(model_checksum(lm))  # doctest: +SKIP
+    64
+    """
+    config = {key: value for key, value in lm.model.config.to_dict().items() if key not in _ORIGIN}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(_backbone_state(lm.model).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(_tokenizer_text(lm.tokenizer).encode())
+    return digest.hexdigest()
+
+
+def _copy_backbone(source: nn.Module, classifier: nn.Module) -> None:
+    given = _backbone_state(source)
+    wanted = classifier.base_model.state_dict()
+    for name, tensor in wanted.items():
+        found = given.get(name)
+        if found is None and place_of(name).component == "head":
+            continue  # BERT's pooler: not trained with masked language modelling, so there is nothing to copy
+        if found is None or found.shape != tensor.shape:
+            shape = "nothing" if found is None else f"shape {tuple(found.shape)}"
+            raise ValueError(
+                f"{type(classifier).__name__} needs {name} of shape {tuple(tensor.shape)} from the pretrained model, "
+                f"but found {shape} in {type(source).__name__}; its weights and its config must belong together"
+            )
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            if name in given:
+                tensor.copy_(given[name])
+
+
+def _backbone_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    # an encoder-decoder with a language-modelling head may hold its stacks itself; base_model is then the model
+    backbone = getattr(model, "base_model", model)
+    heads = () if backbone is not model else ("lm_head.", "final_logits_bias")
+    return {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith(heads)}
+
+
+def _tokenizer_text(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    # padding and truncation are switches that any caller may have left on
+    settings = json.loads(backend.to_str())
+    return json.dumps(settings | {"padding": None, "truncation": None}, sort_keys=True)

@@ -1,0 +1,310 @@
+"""What has a comparison found? Arms x fractions x seeds as a tidy table, with intervals, paired tests and a verdict."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gdrop_viz._files import atomic_path
+from gdrop_viz.finetuning import statistics
+from gdrop_viz.finetuning.store import RunStore
+from gdrop_viz.finetuning.train import COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "gdrop_viz comparison 1"
+
+# metrics in [-1, 1] are read in points, as the papers print them; anything else in its own unit
+_IN_POINTS = ("accuracy", "f1", "matthews", "pearson", "spearman", "precision", "recall", "auc")
+_SMALLER_IS_BETTER = ("loss", "error", "mse", "mae")
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The finished runs of a comparison and what they say.
+
+    Parameters
+    ----------
+    runs
+        Tidy table with the columns arm, fraction, seed, epoch, split ("train", "validation"), metric, value, seconds
+        (since its run began).
+    metric
+        The task's primary metric, which the methods use unless told otherwise.
+    metadata
+        Task, model, hyperparameters, mean dropout rate of each arm, and whether all runs were done.
+
+    >>> import pandas as pd
+    >>> scores = {"standard": [0.70, 0.72, 0.71], "guided": [0.71, 0.74, 0.72]}
+    >>> rows = [
+    ...     (arm, 1.0, seed, 1, "validation", "accuracy", value, 0.0)
+    ...     for arm, values in scores.items() for seed, value in enumerate(values)
+    ... ]
+    >>> result = Comparison(pd.DataFrame(rows, columns=COLUMNS), metric="accuracy")
+    >>> result.summary().round(3)[["arm", "mean", "low", "high", "n"]]
+            arm   mean    low   high  n
+    0  standard  0.710  0.685  0.735  3
+    1    guided  0.723  0.685  0.761  3
+    >>> result.paired("guided", "standard").round(3)[["mean", "low", "high", "p"]]
+        mean    low   high     p
+    0  0.013 -0.001  0.028  0.25
+    """
+
+    runs: pd.DataFrame
+    metric: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms, in the order in which they were given."""
+        return list(self.runs["arm"].unique())
+
+    @property
+    def fractions(self) -> list[float]:
+        """Data fractions, largest first."""
+        return sorted(self.runs["fraction"].unique(), reverse=True)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics of the validation split, the loss among them."""
+        return list(self.runs.loc[self.runs["split"] == "validation", "metric"].unique())
+
+    def scores(self, metric: str | None = None) -> pd.DataFrame:
+        """Return the validation score of each run after its last epoch: columns arm, fraction, seed, value.
+
+        The last epoch, not the best: the best one would be chosen by looking at the same validation data.
+        """
+        metric = self._known_metric(metric)
+        runs = self.runs[(self.runs["split"] == "validation") & (self.runs["metric"] == metric)]
+        last = runs.groupby(["arm", "fraction", "seed"], sort=False)["epoch"].transform("max")
+        return runs.loc[runs["epoch"] == last, ["arm", "fraction", "seed", "value"]].reset_index(drop=True)
+
+    def summary(self, metric: str | None = None, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Return mean, Student's 95 % interval [low, high], std and n over the seeds, per arm and fraction.
+
+        On the validation split after the last epoch. With one seed the interval is NaN: a single run has no spread.
+        """
+        import pandas as pd
+
+        scores = self.scores(metric)
+        rows = [
+            {"arm": arm, "fraction": fraction, **statistics.mean_interval(values, confidence=confidence)._asdict()}
+            for fraction in self.fractions
+            for arm in self.arms
+            if len(values := scores.loc[(scores["arm"] == arm) & (scores["fraction"] == fraction), "value"])
+        ]
+        return pd.DataFrame(rows, columns=["arm", "fraction", "mean", "low", "high", "std", "n"])
+
+    def differences(self, a: str, b: str, metric: str | None = None) -> pd.DataFrame:
+        """Return a - b for every fraction and seed that both were run with: columns fraction, seed, value."""
+        self._check_arms(a, b)
+        scores = self.scores(metric)
+        of_a, of_b = scores[scores["arm"] == a], scores[scores["arm"] == b]
+        both = of_a.merge(of_b, on=["fraction", "seed"], suffixes=("_a", "_b"))
+        return both.assign(value=both["value_a"] - both["value_b"])[["fraction", "seed", "value"]]
+
+    def paired(self, a: str, b: str, metric: str | None = None, *, confidence: float = 0.95) -> pd.DataFrame:
+        """Return the mean paired difference a - b per fraction with its interval and permutation p-value.
+
+        Columns: fraction, mean, low, high, std (of the differences), n (pairs), p (exact sign-flip test) and p_holm (p
+        corrected for looking at several fractions). See `gdrop_viz.finetuning.statistics.paired_test`.
+
+        Raises
+        ------
+        ValueError
+            If an arm or the metric is unknown.
+        """
+        import pandas as pd
+
+        differences = self.differences(a, b, metric)
+        rows = []
+        for fraction in self.fractions:
+            values = differences.loc[differences["fraction"] == fraction, "value"].to_numpy()
+            test = statistics.paired_test(values, 0.0 * values, confidence=confidence)
+            rows.append({"fraction": fraction, **test._asdict()})
+        table = pd.DataFrame(rows)
+        return table.assign(p_holm=statistics.holm(table["p"]))
+
+    def seeds_needed(
+        self,
+        effect: float,
+        a: str | None = None,
+        b: str | None = None,
+        metric: str | None = None,
+        *,
+        alpha: float = 0.05,
+        power: float = 0.8,
+    ) -> pd.DataFrame:
+        """Return how many seeds would find a true difference of `effect` (in the metric's unit: 0.01 is one point).
+
+        One row per fraction and pair of arms (all pairs, those with `a`, or only `a` and `b`): the standard deviation
+        of the paired differences seen, the seeds run, and the seeds needed for a paired test at level `alpha` to
+        find the effect with probability `power`. NaN where fewer than two seeds were run.
+        """
+        import pandas as pd
+
+        self._check_arms(*(arm for arm in (a, b) if arm is not None))
+        pairs = [pair for pair in combinations(self.arms, 2) if {a, b} - {None} <= set(pair)]
+        rows = [
+            {
+                "a": first,
+                "b": second,
+                "fraction": row.fraction,
+                "std": row.std,
+                "n": row.n,
+                "seeds_needed": statistics.seeds_needed(effect, row.std, alpha=alpha, power=power),
+            }
+            for first, second in pairs
+            for row in self.paired(first, second, metric).itertuples()
+        ]
+        return pd.DataFrame(rows, columns=["a", "b", "fraction", "std", "n", "seeds_needed"])
+
+    def verdict(self, a: str, b: str, metric: str | None = None) -> str:
+        """Say in plain words whether `a` and `b` differ, one line per data fraction.
+
+        A difference counts as seen if its 95 % interval excludes zero and its permutation p-value, after Holm's
+        correction for the number of fractions, is at most 5 %.
+        """
+        metric = self._known_metric(metric)
+        in_points = metric.startswith(_IN_POINTS)
+        table = self.paired(a, b, metric)
+        lines = []
+        for row in table.itertuples():
+            test = statistics.PairedTest(row.mean, row.low, row.high, row.std, row.n, row.p)
+            sentence = statistics.verdict(
+                a,
+                b,
+                test,
+                p_adjusted=row.p_holm,
+                scale=100.0 if in_points else 1.0,
+                unit="points" if in_points else f"of {metric}",
+                larger_is_better=larger_is_better(metric),
+            )
+            lines.append(f"{percent(row.fraction)} of the data, {metric}: {sentence}.")
+        return "\n".join(lines)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a copy of the tidy table of runs."""
+        return self.runs.copy()
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything to one JSON file, atomically; NaN becomes null."""
+        columns = {
+            name: [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+            for name, values in self.runs.to_dict("list").items()
+        }
+        content = {"format": FORMAT, "metric": self.metric, "metadata": dict(self.metadata), "runs": columns}
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Comparison:
+        """Read a file written by `save`, or the finished runs in a folder that `compare(path=...)` writes to.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is nothing, it is something else, or the folder holds runs of several settings.
+        """
+        path = Path(path)
+        if path.is_dir():
+            return _from_folder(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"expected a file or folder with a saved comparison, but {path} does not exist")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} holds no saved comparison: it is not JSON") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"{path} holds no saved comparison of this version of gdrop_viz")
+        return cls(run_table(content["runs"]), content["metric"], content["metadata"])
+
+    def __repr__(self) -> str:
+        runs = len(self.runs.drop_duplicates(["arm", "fraction", "seed"]))
+        return f"Comparison({', '.join(self.arms)}; {self._title()}; {runs} runs)"
+
+    def _repr_html_(self) -> str:
+        if self.runs.empty:
+            return f"<b>{html.escape(self._title())}</b>: no run is finished"
+        table = self.summary()
+        scale = 100 if self.metric.startswith(_IN_POINTS) else 1
+        table["fraction"] = table["fraction"].map(percent)
+        numbers = [name for name in ("mean", "low", "high", "std") if name in table]
+        table[numbers] = (scale * table[numbers]).round(2)
+        unit = " in points" if scale == 100 else ""
+        note = "" if (table["n"] > 1).any() else "; one seed has no spread, so there is no interval"
+        return (
+            f"<b>{html.escape(self._title())}</b>: mean{unit} and 95 % interval over seeds, after the last epoch"
+            f"{note}{table.to_html(index=False, na_rep='unknown')}"
+        )
+
+    def _title(self) -> str:
+        parts = [self.metadata.get("task"), self.metadata.get("model"), self.metric]
+        return ", ".join(str(part) for part in parts if part)
+
+    def _known_metric(self, metric: str | None) -> str:
+        metric = self.metric if metric is None else metric
+        if metric not in self.metrics and not self.runs.empty:
+            raise ValueError(f"metric must be one of {', '.join(self.metrics)}, got {metric!r}")
+        return metric
+
+    def _check_arms(self, *arms: str) -> None:
+        unknown = [arm for arm in arms if arm not in self.arms]
+        if unknown:
+            raise ValueError(f"arm must be one of {', '.join(self.arms)}, got {', '.join(map(repr, unknown))}")
+        if len(set(arms)) < len(arms):
+            raise ValueError(f"two different arms are compared, got {arms[0]!r} twice")
+
+
+def larger_is_better(metric: str) -> bool:
+    """Return whether a larger value of `metric` is a better one.
+
+    >>> larger_is_better("accuracy"), larger_is_better("loss")
+    (True, False)
+    """
+    return not metric.endswith(_SMALLER_IS_BETTER)
+
+
+def percent(fraction: float) -> str:
+    """Write a data fraction for people.
+
+    >>> percent(0.25), percent(1.0), percent(0.005)
+    ('25 %', '100 %', '0.5 %')
+    """
+    return f"{100 * fraction:g} %"
+
+
+def run_table(rows: Any) -> pd.DataFrame:
+    """Return rows (or columns) of runs as a DataFrame with the columns and types of `Comparison.runs`."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    types = {"fraction": float, "seed": int, "epoch": int, "value": float, "seconds": float}
+    return table.astype(types)
+
+
+def _from_folder(path: Path) -> Comparison:
+    rows: list[dict[str, Any]] = []
+    abouts: dict[str, dict[str, Any]] = {}
+    for settings, about, run in RunStore.open(path).all():
+        abouts[json.dumps(settings["common"], sort_keys=True)] = {**about, **settings["common"]["hyperparameters"]}
+        key = {"arm": about["arm"], "fraction": settings["fraction"], "seed": settings["seed"]}
+        rows += [{**key, **row} for row in run]
+    if not rows:
+        raise FileNotFoundError(f"{path} holds no finished run; call compare(..., path={str(path)!r}) first")
+    if len(abouts) > 1:
+        kinds = sorted({f"{about['model']} on {about['task']}" for about in abouts.values()})
+        raise ValueError(
+            f"{path} holds runs of {len(abouts)} different settings ({'; '.join(kinds)}); call compare with the "
+            "settings that you mean: it takes only the runs that fit"
+        )
+    about = next(iter(abouts.values()))
+    return Comparison(run_table(rows), about["metric"], {key: value for key, value in about.items() if key != "arm"})

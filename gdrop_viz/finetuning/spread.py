@@ -1,0 +1,201 @@
+"""How are the runs of a comparison spread over processes or machines, with the same numbers as in one process?"""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gdrop_viz._hub import quiet_libraries
+from gdrop_viz._state import preserved_rng
+from gdrop_viz.finetuning.classifier import model_checksum
+from gdrop_viz.finetuning.events import Event, StopSignal
+from gdrop_viz.finetuning.ledger import Ledger, Run, scores_at
+from gdrop_viz.finetuning.train import Hyperparameters, run_rows
+
+if TYPE_CHECKING:
+    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.tasks import Task
+
+_POLL_SECONDS = 0.2
+
+# the random generators belong to the process: a worker with several threads does its runs one after the other
+_ONE_RUN_AT_A_TIME = threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """A `Pretrained` that can be sent: its weights as safetensors bytes, so that no shared memory is needed."""
+
+    checksum: str
+    model_class: type
+    config: Any
+    weights: bytes = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    objective: str
+    name: str
+
+
+@dataclass(frozen=True)
+class _StopFile:
+    """A stop signal that reaches other processes: the file exists."""
+
+    path: str
+
+    def is_set(self) -> bool:
+        return Path(self.path).exists()
+
+
+def spread(
+    executor: Executor,
+    ledger: Ledger,
+    lm: Pretrained,
+    task: Task,
+    arms: Mapping[str, Any],
+    hyperparameters: Hyperparameters,
+    *,
+    threads: int | None,
+    stop: StopSignal | None,
+) -> None:
+    """Do the unfinished runs of `ledger` on `executor`; each is written down as soon as it comes back.
+
+    Only as many runs are handed over as can be busy soon, since each carries the model with it. After a stop, an
+    exception or an interrupt, waiting runs are withdrawn and running ones end within one step (on machines that see
+    this machine's temporary folder; elsewhere they run on, and are not used).
+    """
+    _check(executor, arms)
+    threads = torch.get_num_threads() if threads is None else threads
+    parcel = _packed(lm)
+    waiting = ledger.unfinished()
+    running: dict[Future, Run] = {}
+    limit = 2 * _n_workers(executor)
+    with tempfile.TemporaryDirectory() as folder:
+        stop_file = Path(folder) / f"stop-{uuid.uuid4().hex}"
+        try:
+            while True:
+                stopping = stop is not None and stop.is_set()
+                while not stopping and len(running) < limit and (run := next(waiting, None)) is not None:
+                    ledger.start(run)
+                    job = (parcel, task, arms[run.arm], run.seed, run.fraction, hyperparameters)
+                    running[executor.submit(_remote_run, *job, threads, _StopFile(str(stop_file)))] = run
+                if not running:
+                    return
+                if stopping:
+                    stop_file.touch()
+                    running = {future: run for future, run in running.items() if not future.cancel()}
+                done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    _write_down(ledger, running.pop(future), future.result())
+        finally:
+            stop_file.touch()
+            for future in running:
+                future.cancel()
+            # the running ones look for the file at each step; it must not vanish before they saw it
+            wait(running, timeout=60)
+
+
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use `threads` CPU threads for a while; None leaves their number alone."""
+    if threads is None:
+        yield
+        return
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads must be a whole number of at least 1, got {threads!r}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _write_down(ledger: Ledger, run: Run, rows: list[dict[str, Any]]) -> None:
+    hear = ledger.listener(run)
+    epochs = sorted({row["epoch"] for row in rows})
+    for epoch in epochs:
+        steps = run.total_steps * epoch // ledger.metadata["epochs"]
+        hear(Event("epoch", epoch=epoch, step=steps, total_steps=run.total_steps, metrics=scores_at(rows, epoch)))
+    if ledger.finish(run, rows):
+        ledger.bar.update(run.total_steps)
+
+
+def _remote_run(
+    parcel: _Parcel,
+    task: Task,
+    arm: Any,
+    seed: int,
+    fraction: float,
+    hyperparameters: Hyperparameters,
+    threads: int,
+    stop: StopSignal,
+) -> list[dict[str, Any]]:
+    if stop.is_set():
+        return []
+    with _ONE_RUN_AT_A_TIME, limited_threads(threads):
+        return run_rows(_unpacked(parcel), task, arm, seed, fraction, hyperparameters, stop=stop)
+
+
+def _packed(lm: Pretrained) -> _Parcel:
+    from safetensors.torch import save
+
+    # clones, since safetensors refuses tied tensors; loading ties them again
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in lm.model.state_dict().items()}
+    return _Parcel(
+        model_checksum(lm), type(lm.model), lm.model.config, save(state), lm.tokenizer, lm.objective, lm.name
+    )
+
+
+# the model that this worker unpacked last: a comparison sends the same one with every run
+_UNPACKED: dict[str, Pretrained] = {}
+
+
+def _unpacked(parcel: _Parcel) -> Pretrained:
+    from safetensors.torch import load
+
+    from gdrop_viz.pretrained import Pretrained
+
+    if parcel.checksum not in _UNPACKED:
+        _UNPACKED.clear()
+        weights = load(parcel.weights)
+        with quiet_libraries(), preserved_rng(0):
+            model = parcel.model_class(parcel.config)
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            tensor.data = weights[name]
+        _UNPACKED[parcel.checksum] = Pretrained(model, parcel.tokenizer, parcel.objective, parcel.name)
+    return _UNPACKED[parcel.checksum]
+
+
+def _n_workers(executor: Executor) -> int:
+    workers = getattr(executor, "_max_workers", None)
+    if workers is None and hasattr(executor, "_client"):  # dask.distributed
+        workers = sum(executor._client.nthreads().values())
+    return workers or 4
+
+
+def _check(executor: Executor, arms: Mapping[str, Any]) -> None:
+    if not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}")
+    context = getattr(executor, "_mp_context", None)
+    if context is not None and context.get_start_method() == "fork":
+        raise ValueError(
+            "executor must not fork this process: torch's threads do not survive it; make it with "
+            "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
+        )
+    for name, arm in arms.items():
+        try:
+            pickle.dumps(arm)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"arm {name!r} cannot be sent to another process ({error}); use a function at the top of an importable "
+                "module, a frozen dataclass or GaussianArm"
+            ) from error

@@ -1,0 +1,105 @@
+"""How is every finished run kept, found again, and never mixed with a run of other settings?
+
+One run is one JSON file, named by a fingerprint of everything that determines its result. It is written whole or not
+at all, so whatever the folder holds is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gdrop_viz._files import atomic_path
+
+FORMAT = "gdrop_viz run 1"
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Return 20 hex digits that name `settings` (a JSON-like mapping); equal settings, in any order, share them.
+
+    >>> fingerprint({"seed": 0, "fraction": 1.0}) == fingerprint({"fraction": 1.0, "seed": 0})
+    True
+    """
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """The finished runs in the folder `path`; with None they live in memory only.
+
+    >>> import tempfile
+    >>> store = RunStore.open(tempfile.mkdtemp())
+    >>> store.write({"seed": 0}, [{"epoch": 1, "value": float("nan")}], about={"arm": "standard"})
+    >>> store.read({"seed": 0}), store.read({"seed": 1})
+    ([{'epoch': 1, 'value': nan}], None)
+    """
+
+    path: Path | None
+    memory: dict[str, list[dict[str, Any]]]
+
+    @classmethod
+    def open(cls, path: Any) -> RunStore:
+        """Open (and make) the folder; raises NotADirectoryError or PermissionError in one line before any work."""
+        if path is None:
+            return cls(None, {})
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(f"path must be a folder for the finished runs, but {path} is a file; name another")
+        path.mkdir(parents=True, exist_ok=True)
+        return cls(path, {})
+
+    def read(self, settings: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        """Return the rows of the finished run with these settings, or None if there is none."""
+        name = fingerprint(settings)
+        if self.path is None:
+            return self.memory.get(name)
+        file = self.path / f"{name}.json"
+        if not file.exists():
+            return None
+        return _rows(_content(file))
+
+    def write(
+        self, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, about: Mapping[str, Any]
+    ) -> None:
+        """Keep a finished run; `about` (names of arm, model, task) is noted for readers and does not identify it."""
+        name = fingerprint(settings)
+        if self.path is None:
+            self.memory[name] = [dict(row) for row in rows]
+            return
+        # JSON has no NaN; null is read back as NaN
+        kept = [{key: None if _is_nan(value) else value for key, value in row.items()} for row in rows]
+        with atomic_path(self.path / f"{name}.json") as temporary:
+            content = {"format": FORMAT, "about": dict(about), "settings": settings, "rows": kept}
+            temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+
+    def all(self) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
+        """Yield settings, names and rows of every run in the folder, by the names of the files."""
+        for file in sorted(self.path.glob("[0-9a-f]" * 20 + ".json")) if self.path else ():
+            content = _content(file)
+            yield content["settings"], content["about"], _rows(content)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file} is not a finished run of gdrop_viz (damaged JSON); delete it to run it again"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{file} is not a finished run of this version of gdrop_viz; move it out of the folder")
+    return content
+
+
+def _rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{**row, "value": math.nan if row["value"] is None else row["value"]} for row in content["rows"]]
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,260 @@
+"""One run: how is a pretrained model fine-tuned on a task with one arm, one data fraction and one seed?
+
+The seed alone decides the training subset, the order of its batches and the head's first weights, whatever the arm, so
+that two arms of one seed differ in nothing but what the arm does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from gdrop_viz._hub import quiet_libraries
+from gdrop_viz._state import preserved_rng
+from gdrop_viz.finetuning.arms import Arm, WeightDecayArm, apply_arm, weight_decay_of
+from gdrop_viz.finetuning.classifier import build_classifier
+from gdrop_viz.finetuning.encoding import PaddedBatches, encode, length_limit
+from gdrop_viz.finetuning.events import Listener, StopSignal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.tasks import Task
+
+COLUMNS = ("arm", "fraction", "seed", "epoch", "split", "metric", "value", "seconds")
+
+# at the size of BERT-base and above, the learning rate of the BERT and GLUE papers; small models need larger steps
+_LARGE = 50_000_000
+_EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What all arms of a comparison are trained with (AdamW, linear warm-up and linear decay to zero).
+
+    Parameters
+    ----------
+    epochs
+        Passes over the training subset.
+    batch_size
+        Sequences per update.
+    learning_rate
+        Peak of the schedule.
+    warmup
+        Share of all updates in which the learning rate rises from zero.
+    weight_decay
+        AdamW's decoupled decay, of all weights but biases and norms.
+    max_length
+        Longer texts are cut to this many tokens (or to what the model takes).
+    padding
+        "longest": to the longest of each batch; "max_length": every batch to `max_length`, as older scripts do.
+    group_by_length
+        Whether batches hold texts of similar length (the order stays random); else batches are drawn at random.
+    training_arguments
+        More arguments of `transformers.TrainingArguments`, such as {"bf16": True}.
+    """
+
+    epochs: int = 3
+    batch_size: int = 16
+    learning_rate: float = 2e-5
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    max_length: int = 512
+    padding: Literal["longest", "max_length"] = "longest"
+    group_by_length: bool = True
+    training_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "max_length"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate!r}")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup must be a share of all updates between 0 and 1, got {self.warmup!r}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay!r}")
+        if self.padding not in ("longest", "max_length"):
+            raise ValueError(f"padding must be 'longest' or 'max_length', got {self.padding!r}")
+        taken = sorted(self.training_arguments.keys() & _OWN_ARGUMENTS)
+        if taken:
+            raise ValueError(
+                f"training_arguments must leave {', '.join(taken)} to gdrop_viz; use the keywords of this function"
+            )
+
+        try:
+            json.dumps(dict(self.training_arguments))
+        except TypeError as error:
+            raise TypeError(f"training_arguments must hold plain values that JSON can store ({error})") from error
+
+    def n_updates(self, n_examples: int) -> int:
+        """Return how many updates of the weights a run on `n_examples` makes.
+
+        >>> Hyperparameters(epochs=3, batch_size=16).n_updates(100)
+        21
+        """
+        accumulation = int(self.training_arguments.get("gradient_accumulation_steps", 1))
+        return self.epochs * math.ceil(math.ceil(n_examples / self.batch_size) / accumulation)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, as JSON."""
+        return asdict(self)
+
+
+# set by this module; anything else may be handed on to the Trainer
+_OWN_ARGUMENTS = {
+    *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate", "warmup_steps"),
+    *("warmup_ratio", "weight_decay", "seed", "data_seed", "eval_strategy", "logging_strategy", "save_strategy"),
+    *("report_to", "disable_tqdm", "log_level", "remove_unused_columns", "train_sampling_strategy"),
+}
+
+
+def default_learning_rate(lm: Pretrained) -> float:
+    """Return 2e-5 for models from 50 million parameters up (the papers' rate), and 2e-4 for smaller ones."""
+    return 2e-5 if sum(parameter.numel() for parameter in lm.model.parameters()) >= _LARGE else 2e-4
+
+
+def fine_tune(
+    lm: Pretrained,
+    task: Task,
+    arm: Arm | WeightDecayArm,
+    *,
+    seed: int = 0,
+    fraction: float = 1.0,
+    epochs: int = 3,
+    learning_rate: float | None = None,
+    name: str | None = None,
+    on_event: Listener | None = None,
+    stop: StopSignal | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Fine-tune a classifier on top of `lm` with the Hugging Face `Trainer` and return its scores as a tidy table.
+
+    `lm.model` is not changed. The random generators are given back as they were.
+
+    Parameters
+    ----------
+    lm, task
+        The pretrained model and the labelled task.
+    arm
+        A dropout rate for all sites, a `DropoutSchedule`, None (no dropout), `GaussianArm(rate)`,
+        `WeightDecayArm(...)` or a callable that prepares the classifier.
+    seed
+        Decides the subset, the data order, the first weights of the head, and the dropout masks.
+    fraction
+        Share of the training data, in (0, 1].
+    epochs, learning_rate, **settings
+        See `Hyperparameters`; the learning rate is by default 2e-5, and 2e-4 below 50 million parameters.
+    name
+        The arm's name in the table; by default its repr.
+    on_event
+        Called with an `Event` at every step and epoch, in the thread that trains.
+    stop
+        A `threading.Event`; once set, training ends within one step and the finished epochs are returned.
+
+    Returns
+    -------
+    DataFrame with one row per epoch, split and metric: the columns arm, fraction, seed, epoch, split ("train",
+    "validation" and the task's further validation sets), metric, value, seconds (since the run began). The train split
+    has only its mean loss in the epoch, with dropout on; the others have the loss and the task's metrics, without.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings out of range, an arm that fits no such model, a fraction that leaves a class empty.
+
+    >>> fine_tune(lm, task, 0.1, epochs=1)  # doctest: +SKIP
+    """
+    hyperparameters = Hyperparameters(
+        epochs=epochs, learning_rate=default_learning_rate(lm) if learning_rate is None else learning_rate, **settings
+    )
+    return table(
+        run_rows(lm, task, arm, seed, fraction, hyperparameters, on_event=on_event, stop=stop),
+        arm=repr(arm) if name is None else name,
+        fraction=fraction,
+        seed=seed,
+    )
+
+
+def table(rows: list[dict[str, Any]], **key: Any) -> pd.DataFrame:
+    """Return rows of one run as a tidy DataFrame with the run's arm, fraction and seed."""
+    import pandas as pd
+
+    return pd.DataFrame([{**key, **row} for row in rows], columns=list(COLUMNS))
+
+
+def run_rows(
+    lm: Pretrained,
+    task: Task,
+    arm: Arm | WeightDecayArm,
+    seed: int,
+    fraction: float,
+    hyperparameters: Hyperparameters,
+    *,
+    on_event: Listener | None = None,
+    stop: StopSignal | None = None,
+) -> list[dict[str, Any]]:
+    """Train and return one dict per epoch, split and metric; only the finished epochs if it was stopped."""
+    train = encode(lm, task.fraction(fraction, seed).train, max_length=hyperparameters.max_length)
+    # similar lengths side by side waste no padding; the metrics do not depend on the order
+    validation = {
+        name: sorted(encode(lm, data, max_length=hyperparameters.max_length), key=lambda row: len(row["input_ids"]))
+        for name, data in {"validation": task.validation, **task.more_validation}.items()
+    }
+    classifier = build_classifier(lm, task, seed=seed)
+    apply_arm(arm, classifier)
+    fixed = min(hyperparameters.max_length, length_limit(lm)) if hyperparameters.padding == "max_length" else None
+    with tempfile.TemporaryDirectory() as scratch, preserved_rng(seed):
+        with quiet_libraries():
+            from gdrop_viz.finetuning._trainer import Stopped, make_trainer
+
+            trainer, recorder = make_trainer(
+                classifier,
+                task,
+                train,
+                validation,
+                PaddedBatches(lm, fixed_length=fixed, regression=task.kind == "regression"),
+                arguments=_training_arguments(hyperparameters, arm, seed, scratch),
+                group_by_length=hyperparameters.group_by_length,
+                on_event=on_event,
+                stop=stop,
+            )
+        # building the Trainer draws numbers; the dropout masks must depend on the seed alone
+        torch.manual_seed(seed)
+        with suppress(Stopped):
+            trainer.train()
+    return recorder.rows
+
+
+def _training_arguments(
+    hyperparameters: Hyperparameters, arm: Arm | WeightDecayArm, seed: int, folder: str
+) -> dict[str, Any]:
+    return {
+        "output_dir": folder,
+        "num_train_epochs": hyperparameters.epochs,
+        "per_device_train_batch_size": hyperparameters.batch_size,
+        "per_device_eval_batch_size": max(_EVALUATION_BATCH, hyperparameters.batch_size),
+        "learning_rate": hyperparameters.learning_rate,
+        "warmup_steps": hyperparameters.warmup if hyperparameters.warmup < 1 else 0.999999,
+        "weight_decay": weight_decay_of(arm, hyperparameters.weight_decay),
+        "seed": seed,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "remove_unused_columns": False,
+        "eval_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "critical",
+        "logging_nan_inf_filter": False,  # a diverged run must look like one
+        **hyperparameters.training_arguments,
+    }
