@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -41,35 +42,55 @@ def looks_like_path(name: str) -> bool:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence the log lines and weight-loading bars of transformers and datasets; download bars stay.
+    """Silence the log lines, warnings and weight-loading bars of transformers; download bars stay.
 
     What a reader must know is said by this package in its own words, so the general remarks of the libraries only
     bury it. All settings are restored.
     """
-    import logging as python_logging
-
-    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
-    level, bar, no_downloads = logging.get_verbosity(), logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    hub_log = python_logging.getLogger("huggingface_hub")
-    hub_level = hub_log.level
-    hub_log.setLevel(python_logging.CRITICAL)
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    bar, no_downloads = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    logging.disable_progress_bar()  # of the hub's downloads too
     if not no_downloads:
         enable_progress_bars()
+    try:
+        with _quiet_loggers("transformers", "huggingface_hub"):
+            yield
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+            if no_downloads:
+                disable_progress_bars()
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Silence the log lines, warnings and bars ("Generating train split") of datasets; all settings are restored."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    off = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        with _quiet_loggers("datasets", "huggingface_hub"):
+            yield
+    finally:
+        if not off:
+            enable_progress_bars()
+
+
+@contextmanager
+def _quiet_loggers(*names: str) -> Iterator[None]:
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(level)
-        hub_log.setLevel(hub_level)
-        if bar:
-            logging.enable_progress_bar()
-            if no_downloads:
-                logging.hf_hub_utils.disable_progress_bars()
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @contextmanager
@@ -91,17 +112,19 @@ def explained_failures(kind: str, name: str, *, revision: str | None = None, ins
         raise
 
 
-def require_reachable(name: str, *, filename: str, revision: str | None = None) -> None:
-    """Ask the hub once for a model's `filename`, if it is not in the cache; raises what the hub's client raises.
+def require_reachable(
+    name: str, *, filename: str, revision: str | None = None, repo_type: Literal["model", "dataset"] = "model"
+) -> None:
+    """Ask the hub once for a repository's `filename`, if it is not in the cache; raises what the hub's client raises.
 
     The client itself retries for half a minute where there is no network, too long for a mistyped name.
     """
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(name, filename, revision=revision), str):
+    if isinstance(try_to_load_from_cache(name, filename, revision=revision, repo_type=repo_type), str):
         return
     try:
-        get_hf_file_metadata(hf_hub_url(name, filename, revision=revision), timeout=10)
+        get_hf_file_metadata(hf_hub_url(name, filename, revision=revision, repo_type=repo_type), timeout=10)
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
     except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.FileMetadataError):
@@ -181,24 +204,9 @@ def read_table(path: str | os.PathLike[str]) -> Dataset:
 
 
 def hub_dataset(name: str, *, config: str | None = None, revision: str | None = None, instead: str = "") -> DatasetDict:
-    """Return all splits of the data set `name` from the hub (or a local folder in the hub's layout)."""
+    """Return all splits of the data set `name` from the hub."""
     from datasets import load_dataset
 
     with explained_failures("data set", name, revision=revision, instead=instead), quiet_datasets():
+        require_reachable(name, filename="README.md", revision=revision, repo_type="dataset")
         return load_dataset(name, config, revision=revision)
-
-
-@contextmanager
-def quiet_datasets() -> Iterator[None]:
-    """Silence the bars ("Generating train split") and log lines of datasets; all settings are restored."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
-
-    level, off = logging.get_verbosity(), are_progress_bars_disabled()
-    logging.set_verbosity(logging.CRITICAL)
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if not off:
-            enable_progress_bars()

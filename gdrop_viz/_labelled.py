@@ -1,0 +1,101 @@
+"""How does a table become labelled rows for training and for validation?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "dev", "valid", "val"), "test": ("test",)}
+MOST_CLASSES = 30
+
+
+def standard_columns(name: str, table: Dataset, *, text: str, text_pair: str | None, label: str) -> Dataset:
+    """Return only the named columns of `table`, called "text", "text_pair" and "label"; raises if a cell is empty."""
+    from datasets import Value
+
+    chosen = {"text": text, "text_pair": text_pair, "label": label}
+    chosen = {new: old for new, old in chosen.items() if old is not None}
+    for new, old in chosen.items():
+        if old not in table.column_names:
+            raise ValueError(f"{name!r} has no column {old!r} (pass {new}=); it has {', '.join(table.column_names)}")
+        gaps = sum(value is None or value != value for value in table[old])
+        if gaps:
+            raise ValueError(f"{gaps} of {len(table)} rows of {name!r} have no {old!r}; fill or drop them first")
+    if len(set(chosen.values())) < len(chosen):
+        raise ValueError(f"text, text_pair and label must be different columns, got {', '.join(chosen.values())}")
+    rows = table.select_columns(list(chosen.values())).rename_columns({old: new for new, old in chosen.items()})
+    for column in chosen.keys() - {"label"}:
+        rows = rows.cast_column(column, Value("string"))
+    return rows
+
+
+def kind_of(name: str, labels: Sequence[Any]) -> str:
+    """Return "regression" for labels that are not whole numbers or words, else "classification"."""
+    if np.asarray(labels).dtype.kind == "f":
+        return "regression"
+    n = len(set(labels))
+    if n > MOST_CLASSES:
+        raise ValueError(f"{name!r} has {n} different labels; pass kind='regression' or kind='classification'")
+    return "classification"
+
+
+def with_labels(rows: Dataset, labels: Sequence[int] | Sequence[float]) -> Dataset:
+    """Return `rows` with other labels."""
+    return rows.remove_columns("label").add_column("label", list(labels))
+
+
+def as_numbers(name: str, labels: Sequence[Any]) -> list[float]:
+    """Return the labels of a regression as floats; raises if one is no number."""
+    try:
+        return [float(label) for label in labels]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the labels of {name!r} should be numbers for a regression: {error}") from None
+
+
+def split_by_column(name: str, rows: Dataset, values: Sequence[Any]) -> dict[str, Dataset]:
+    """Return the rows whose value is "train", "validation" (or "dev") and "test"."""
+    parts = {part: [i for i, value in enumerate(values) if value in names] for part, names in SPLIT_NAMES.items()}
+    if not parts["train"] or not parts["validation"]:
+        found = ", ".join(sorted(map(repr, set(values)))[:6])
+        raise ValueError(f"the split column of {name!r} must hold 'train' and 'validation' (and 'test'), got {found}")
+    return {part: rows.select(indices) for part, indices in parts.items() if indices}
+
+
+def split_by_share(rows: Dataset, share: float, *, stratify: bool, seed: int) -> dict[str, Dataset]:
+    """Draw a share of the rows for validation; all rows with the same text go to one side."""
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        raise ValueError(f"validation must be a share between 0 and 1, a column or a file, got {share!r}")
+    texts = list(zip(*(rows[column] for column in rows.column_names if column != "label"), strict=True))
+    first: dict[tuple, int] = {}
+    for i, text in enumerate(texts):
+        first.setdefault(text, i)
+    groups = np.fromiter(first.values(), dtype=np.int64)
+    classes = np.asarray(rows["label"])[groups] if stratify else None
+    chosen = set(groups[drawing_order(len(groups), classes, seed)[: round(share * len(groups))]].tolist())
+    held_out = np.fromiter((first[text] in chosen for text in texts), dtype=bool)
+    if held_out.all() or not held_out.any():
+        raise ValueError(f"validation={share} of {len(groups)} different texts leaves one side empty")
+    return {"train": rows.select(np.flatnonzero(~held_out)), "validation": rows.select(np.flatnonzero(held_out))}
+
+
+def drawing_order(n: int, classes: np.ndarray | None, seed: int) -> np.ndarray:
+    """Return a random order of `n` rows in which every prefix holds the classes in their shares, up to rounding.
+
+    >>> order = drawing_order(8, np.array([0, 0, 0, 0, 0, 0, 1, 1]), seed=0)
+    >>> sorted(order.tolist()), int((order[:4] >= 6).sum())
+    ([0, 1, 2, 3, 4, 5, 6, 7], 1)
+    """
+    order = np.random.default_rng(seed).permutation(n)
+    if classes is None:
+        return order
+    place = np.empty(n)
+    for value in np.unique(classes):
+        members = order[classes[order] == value]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    # stable, so that rows of different classes at the same place stay in random order
+    return order[np.argsort(place[order], kind="stable")]
