@@ -32,7 +32,6 @@ class Backbone:
         """Whether a module or parameter was added by an adapter method such as LoRA."""
         return self.adapter is not None and any(part.startswith(self.adapter) for part in name.split("."))
 
-
     def parameter_aliases(self) -> dict[str, list[str]]:
         """Return, for the first name of each parameter of `model`, all its names (several if it is tied)."""
         first: dict[int, str] = {}

@@ -106,7 +106,9 @@ def _could_be_rate(attribute: str, value: Any, rate: float) -> bool:
     if isinstance(value, bool) or attribute.startswith("_"):
         return False
     # a rate of zero may be written as the integer 0, as may many other things
-    return (isinstance(value, float) or (value == 0 and isinstance(value, int) and "drop" in attribute)) and value == rate
+    return (
+        isinstance(value, float) or (value == 0 and isinstance(value, int) and "drop" in attribute)
+    ) and value == rate
 
 
 @contextmanager

@@ -101,9 +101,10 @@ _SIGNATURES: dict[Any, inspect.Signature] = {
     F.dropout3d: _PLAIN,
     F.scaled_dot_product_attention: inspect.signature(_sdpa),
     F.multi_head_attention_forward: inspect.signature(F.multi_head_attention_forward),
-    torch.dropout: inspect.Signature([*_PLAIN.parameters.values()][:1] + [
-        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("p", "train")
-    ]),
+    torch.dropout: inspect.Signature(
+        [*_PLAIN.parameters.values()][:1]
+        + [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("p", "train")]
+    ),
 }
 
 
@@ -291,10 +292,14 @@ def dummy_batches(model: nn.Module) -> list[dict[str, Tensor]]:
     candidates.append(choices)
     own = getattr(model, "dummy_inputs", None)
     if isinstance(own, dict):
-        candidates.append({name: value.to(device) if isinstance(value, Tensor) else value for name, value in own.items()})
+        candidates.append(
+            {name: value.to(device) if isinstance(value, Tensor) else value for name, value in own.items()}
+        )
     features = _speech_features(model, device)
     if features is not None:
-        candidates.insert(0, {**features, "decoder_input_ids": words} if "decoder_input_ids" in candidates[0] else features)
+        candidates.insert(
+            0, {**features, "decoder_input_ids": words} if "decoder_input_ids" in candidates[0] else features
+        )
     return candidates
 
 

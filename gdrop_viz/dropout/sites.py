@@ -65,11 +65,12 @@ class DropoutSite:
 
 @dataclass(frozen=True)
 class LocatedSite:
-    """A site in one concrete model: with its knob (None if it has none) and the keys of its calls."""
+    """A site in one concrete model: its knob (None if it has none), the keys of its calls, the rate they showed."""
 
     site: DropoutSite
     knob: Knob | None
     keys: tuple[tuple[str, str, int], ...]
+    measured: float
 
 
 def dropout_sites(model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> list[DropoutSite]:
@@ -112,15 +113,15 @@ def locate(model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> list[
             calls_of.setdefault(name, []).append(call)
             knobs[name] = knob
     owners = {name: _owner(calls, knobs[name]) for name, calls in calls_of.items()}
-    followed = _followed_parameters(seen, calls_of, owners)
     inside = _names_inside(body)
+    followed = _followed_parameters(body, seen, calls_of, owners)
     found = []
     for name, calls in calls_of.items():
         keys = tuple(dict.fromkeys(call.key for call in calls))
         knob = knobs[name]
-        rate = knob.rate if knob else rates.get(keys[0], calls[0].rate)
+        rate = rates.get(keys[0], calls[0].rate)
         site = _described(body, name, owners[name], rate, calls, [inside.get(p, p) for p in followed[name]])
-        found.append(LocatedSite(replace(site, controllable=knob is not None), knob, keys))
+        found.append(LocatedSite(replace(site, controllable=knob is not None), knob, keys, rate))
     return found
 
 
@@ -142,7 +143,7 @@ def _owner(calls: list[DropoutCall], knob: Knob | None) -> str:
 
 
 def _followed_parameters(
-    seen: Observation, calls_of: dict[str, list[DropoutCall]], owners: dict[str, str]
+    body: Backbone, seen: Observation, calls_of: dict[str, list[DropoutCall]], owners: dict[str, str]
 ) -> dict[str, list[str]]:
     """Share the used parameters out to the sites: {site: parameter names in execution order}."""
     # an owner that holds another owner is a container (GPT-2's body): what comes late in it is not the site's
@@ -160,12 +161,15 @@ def _followed_parameters(
     for name, calls in calls_of.items():
         for call in calls:
             for running in call.stack:
-                # what was computed outside the owner alone (DeBERTa's relative positions) follows none of its parameters
+                # what was computed outside the owner (DeBERTa's relative positions) follows none of its parameters
                 if running.path == owners[name] and (call.inputs.all & used_in.get(running, 0) or not call.inputs.all):
                     by_invocation.setdefault(running, []).append((call, name))
     followed: dict[str, dict[str, None]] = {name: {} for name in calls_of}
     for use in seen.uses:
-        name = _site_of_use(use, by_invocation, containers)
+        # a classifier's dropout, owned by the whole model, is no place for the body's parameters
+        in_body = body.relative(use.stack[-1].path) is not None
+        running = [r for r in use.stack if (body.relative(r.path) is not None) == in_body]
+        name = _site_of_use(use, running, by_invocation, containers)
         if name is not None:
             followed[name][use.name] = None
     for name, calls in calls_of.items():
@@ -176,11 +180,14 @@ def _followed_parameters(
 
 
 def _site_of_use(
-    use: ParameterUse, by_invocation: Mapping[Running, list[tuple[DropoutCall, str]]], containers: set[str]
+    use: ParameterUse,
+    owners_running: list[Running],
+    by_invocation: Mapping[Running, list[tuple[DropoutCall, str]]],
+    containers: set[str],
 ) -> str | None:
     after: list[tuple[int, str]] = []
     before: list[tuple[int, str]] = []
-    for running in use.stack:
+    for running in owners_running:
         for call, name in by_invocation.get(running, ()):
             if call.time > use.time:
                 after.append((call.time, name))

@@ -1,0 +1,291 @@
+"""Which rate does each dropout site get, and does the model really use it?"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from gdrop_viz._files import atomic_path
+from gdrop_viz.dropout.backbone import backbone_of
+from gdrop_viz.dropout.observe import observed
+from gdrop_viz.dropout.sites import DropoutSite, LocatedSite, locate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMAT = "gdrop_viz dropout schedule 1"
+# rates travel as Python floats, unchanged; this only allows for a model that keeps them in single precision
+_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True)
+class DropoutSchedule:
+    """A dropout rate for every site of a pretrained backbone.
+
+    Site names are relative to the base model, so a schedule made on the language model applies to any model with the
+    same backbone: a classifier, a question answerer, the same inside `peft`.
+
+    Attributes:
+        rates: site name -> probability, in execution order.
+        kind: "guided", "uniform", "reversed", ... (free text).
+        sites: all sites of the model it was made for, also those that no schedule sets (head, no knob).
+        scores: Fisher score of each site, None without one.
+        lower, upper: the bounds between which the rates run.
+        positions: where each site lies from the least (0) to the most informative (1) in the sense of the schedule's
+            scale; `rate = upper (1 - position) + lower position`. None if the schedule has no order.
+
+    >>> schedule = DropoutSchedule({"a": 0.1, "b": 0.05, "c": 0.0}, kind="guided", lower=0.0, upper=0.1,
+    ...                            positions={"a": 0.0, "b": 0.5, "c": 1.0})
+    >>> schedule.reversed().rates
+    {'a': 0.0, 'b': 0.05, 'c': 0.1}
+    >>> schedule.rescaled(upper=0.2).rates
+    {'a': 0.2, 'b': 0.1, 'c': 0.0}
+    """
+
+    rates: dict[str, float]
+    kind: str = "custom"
+    sites: tuple[DropoutSite, ...] = ()
+    scores: dict[str, float] | None = None
+    lower: float | None = None
+    upper: float | None = None
+    positions: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.rates:
+            raise ValueError("expected a rate for at least one site, got none")
+        for name, rate in self.rates.items():
+            _check_rate(f"the rate of {name}", rate)
+        object.__setattr__(self, "lower", min(self.rates.values()) if self.lower is None else self.lower)
+        object.__setattr__(self, "upper", max(self.rates.values()) if self.upper is None else self.upper)
+
+    @property
+    def mean_rate(self) -> float:
+        """The unweighted mean of the rates over the sites."""
+        return math.fsum(self.rates.values()) / len(self.rates)
+
+    def rescaled(self, *, lower: float | None = None, upper: float | None = None) -> DropoutSchedule:
+        """Return the same order of sites between other bounds (a bound left out stays)."""
+        lower = self.lower if lower is None else lower
+        upper = self.upper if upper is None else upper
+        _check_bounds(lower, upper)
+        if self.positions is None:
+            raise ValueError(f"expected a schedule that orders the sites, got kind {self.kind!r}; rescale a guided one")
+        return replace(self, rates=_between(lower, upper, self.positions), lower=lower, upper=upper)
+
+    def reversed(self) -> DropoutSchedule:
+        """Return the opposite order: the most informative site gets `upper`. A control with the same set of bounds."""
+        if self.positions is None:
+            raise ValueError(f"expected a schedule that orders the sites, got kind {self.kind!r}; reverse a guided one")
+        kind = {"guided": "reversed", "reversed": "guided"}.get(self.kind, f"{self.kind} reversed")
+        positions = {name: 1.0 - position for name, position in self.positions.items()}
+        return replace(self, kind=kind, positions=positions, rates=_between(self.lower, self.upper, positions))
+
+    def shuffled(self, seed: int = 0) -> DropoutSchedule:
+        """Return the same rates dealt to the sites at random: a control with the same mean and spread."""
+        import numpy as np
+
+        names = list(self.rates)
+        order = np.random.default_rng(seed).permutation(len(names))
+        rates = {name: self.rates[names[i]] for name, i in zip(names, order, strict=True)}
+        positions = None
+        if self.positions is not None:
+            positions = {name: self.positions[names[i]] for name, i in zip(names, order, strict=True)}
+        return replace(self, kind="shuffled", rates=rates, positions=positions)
+
+    def matched_uniform(self) -> DropoutSchedule:
+        """Return one rate everywhere with this schedule's mean: the control that separates "guided" from "less"."""
+        rate = self.mean_rate
+        return replace(
+            self,
+            kind="matched uniform",
+            rates=dict.fromkeys(self.rates, rate),
+            positions=None,
+            lower=rate,
+            upper=rate,
+        )
+
+    def apply(self, model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> nn.Module:
+        """Set the rates of `model` for good and return it; its weights, modes and generators stay.
+
+        The rates are then measured in a training-mode forward on a tiny dummy batch (or on `batch`, keyword arguments
+        of the forward). They live in the model's attributes, not in its configuration: a model saved and loaded
+        again needs the schedule again.
+
+        Raises:
+            ValueError: the model's sites are not those of the schedule; nothing was changed.
+            RuntimeError: some rate did not take; the old rates are back.
+        """
+        self._set(model, batch)
+        return model
+
+    @contextmanager
+    def applied(self, model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> Iterator[nn.Module]:
+        """Apply the schedule inside a `with` block; the model's own rates are back afterwards, whatever happens."""
+        undo = self._set(model, batch)
+        try:
+            yield model
+        finally:
+            undo()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the schedule as JSON."""
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DropoutSchedule:
+        """Read what `save` wrote; every rate is the same to the last bit."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"expected a dropout schedule at {path}, found no file")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"expected a dropout schedule in JSON, got {path}, which is none: {error}") from None
+        found = content.pop("format", None) if isinstance(content, dict) else None
+        if found != _FORMAT:
+            raise ValueError(f"expected format {_FORMAT!r} in {path}, got {found!r}; save one with schedule.save(path)")
+        sites = tuple(DropoutSite(**{**site, "parameters": tuple(site["parameters"])}) for site in content.pop("sites"))
+        return cls(**content, sites=sites)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per site in execution order: order, site, stack, layer, kind, rate, score, rank (0: least)."""
+        import pandas as pd
+
+        sites = self.sites or tuple(DropoutSite(name, "", "other", rate, ()) for name, rate in self.rates.items())
+        frame = pd.DataFrame(
+            {
+                "order": range(len(sites)),
+                "site": [site.name for site in sites],
+                "stack": [site.stack for site in sites],
+                "layer": pd.array([site.layer for site in sites], dtype="Int64"),
+                "kind": [site.kind for site in sites],
+                "rate": [self.rates.get(site.name, float("nan")) for site in sites],
+                "score": [(self.scores or {}).get(site.name, float("nan")) for site in sites],
+                "parameters": [len(site.parameters) for site in sites],
+            }
+        )
+        frame["rank"] = frame["score"].rank(method="first").sub(1).astype("Int64")
+        return frame
+
+    def _repr_html_(self) -> str:
+        left = [site for site in self.sites if site.name not in self.rates]
+        note = f"; left alone: {', '.join(site.name for site in left)}" if left else ""
+        table = (
+            self.to_frame().dropna(subset="rate").to_html(index=False, float_format=lambda x: f"{x:.4g}", max_rows=12)
+        )
+        return (
+            f"<p><b>{escape(self.kind)} dropout</b>: {len(self.rates)} sites, rates {min(self.rates.values()):.4g} to "
+            f"{max(self.rates.values()):.4g}, mean {self.mean_rate:.4g}{escape(note)}</p>{table}"
+        )
+
+    def _matching(self, located: list[LocatedSite]) -> list[LocatedSite]:
+        """Return the model's sites that the schedule sets; raise if the two do not fit."""
+        present = {place.site.name: place for place in located}
+        absent = [name for name in self.rates if name not in present]
+        unset = [name for name, place in present.items() if place.site.scheduled and name not in self.rates]
+        if absent or unset:
+            raise ValueError(
+                f"expected a model with the schedule's {len(self.rates)} dropout sites, got one "
+                f"{_difference('without', absent)}{' and ' if absent and unset else ''}{_difference('with', unset)}; "
+                "make the schedule for this backbone"
+            )
+        fixed = [name for name in self.rates if present[name].knob is None]
+        if fixed:
+            raise ValueError(f"expected sites whose rate can be set, got {_few(fixed)}, written into the model's code")
+        return [present[name] for name in self.rates]
+
+    def _set(self, model: nn.Module, batch: Mapping[str, Any] | None) -> Callable[[], None]:
+        """Set and measure the rates; return what puts the old ones back."""
+        located = self._matching(locate(model, batch=batch))
+        before = [(place.knob, place.knob.state()) for place in located]
+
+        def undo() -> None:
+            for knob, state in reversed(before):
+                knob.restore(state)
+
+        try:
+            for place in located:
+                place.knob.set(self.rates[place.site.name])
+            self._verify(model, located, batch)
+        except BaseException:
+            undo()
+            raise
+        return undo
+
+    def _verify(self, model: nn.Module, located: list[LocatedSite], batch: Mapping[str, Any] | None) -> None:
+        rates = observed(backbone_of(model).model, batch).rates()
+        failed = []
+        for place in located:
+            wanted = self.rates[place.site.name]
+            seen = [rates.get(key) for key in place.keys]
+            if not all(rate is not None and abs(rate - wanted) <= _TOLERANCE for rate in seen):
+                failed.append(f"{place.site.name} (wanted {wanted:.4g}, measured {seen[0]})")
+        if failed:
+            raise RuntimeError(
+                f"expected a training-mode forward to use the schedule's rates, but {_few(failed)} did not take; the "
+                "old rates are back, and dropout_sites(model) shows what the model uses"
+            )
+
+
+def uniform_dropout(model: nn.Module, rate: float = 0.1, *, batch: Mapping[str, Any] | None = None) -> DropoutSchedule:
+    """Make the schedule with one `rate` at every site of the model's body (0.1 is BERT's usual; 0 is no dropout).
+
+    Raises:
+        ValueError: `rate` is no probability in [0, 1), or the model has no site to set.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    >>> uniform_dropout(net, 0.1, batch={"input": torch.ones(1, 4)}).rates
+    {'1': 0.1}
+    """
+    _check_rate("rate", rate)
+    sites = tuple(place.site for place in locate(model, batch=batch))
+    rates = {site.name: float(rate) for site in _scheduled(sites, model)}
+    return DropoutSchedule(rates, kind="uniform", sites=sites, lower=float(rate), upper=float(rate))
+
+
+def _scheduled(sites: tuple[DropoutSite, ...], model: nn.Module) -> list[DropoutSite]:
+    chosen = [site for site in sites if site.scheduled]
+    if not chosen:
+        named = f"only {_few([site.name for site in sites])}" if sites else "none"
+        raise ValueError(
+            f"expected a model whose body has dropout sites, got {type(model).__name__} with {named}; "
+            "load the model with dropout rates in its configuration"
+        )
+    return chosen
+
+
+def _between(lower: float, upper: float, positions: Mapping[str, float]) -> dict[str, float]:
+    # exact at both ends, unlike upper - (upper - lower) * position
+    return {name: upper * (1.0 - position) + lower * position for name, position in positions.items()}
+
+
+def _check_rate(what: str, rate: float) -> None:
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise ValueError(f"expected {what} to be a dropout probability in [0, 1), got {rate!r}")
+
+
+def _check_bounds(lower: float, upper: float) -> None:
+    _check_rate("lower", lower)
+    _check_rate("upper", upper)
+    if lower > upper:
+        raise ValueError(f"expected lower <= upper, got {lower} and {upper}; for the opposite order call .reversed()")
+
+
+def _difference(preposition: str, names: list[str]) -> str:
+    return f"{preposition} {_few(names)}" if names else ""
+
+
+def _few(names: list[str], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
