@@ -188,25 +188,28 @@ class DropoutSchedule:
             f"{max(self.rates.values()):.4g}, mean {self.mean_rate:.4g}{escape(note)}</p>{table}"
         )
 
-    def _matching(self, located: list[LocatedSite]) -> list[LocatedSite]:
+    def _matching(self, base: nn.Module, located: list[LocatedSite]) -> list[LocatedSite]:
         """Return the model's sites that the schedule sets; raise if the two do not fit."""
         present = {place.site.name: place for place in located}
+        names = [name for name in self.rates if name in present]
         absent = [name for name in self.rates if name not in present]
         unset = [name for name, place in present.items() if place.site.scheduled and name not in self.rates]
-        if absent or unset:
+        # an encoder made from an encoder-decoder takes its part of the schedule
+        other_stacks = all(not hasattr(base, name.partition(".")[0]) for name in absent)
+        if unset or not names or not other_stacks:
             raise ValueError(
                 f"expected a model with the schedule's {len(self.rates)} dropout sites, got one "
                 f"{_difference('without', absent)}{' and ' if absent and unset else ''}{_difference('with', unset)}; "
                 "make the schedule for this backbone"
             )
-        fixed = [name for name in self.rates if present[name].knob is None]
+        fixed = [name for name in names if present[name].knob is None]
         if fixed:
             raise ValueError(f"expected sites whose rate can be set, got {_few(fixed)}, written into the model's code")
-        return [present[name] for name in self.rates]
+        return [present[name] for name in names]
 
     def _set(self, model: nn.Module, batch: Mapping[str, Any] | None) -> Callable[[], None]:
         """Set and measure the rates; return what puts the old ones back."""
-        located = self._matching(locate(model, batch=batch))
+        located = self._matching(backbone_of(model).base, locate(model, batch=batch))
         before = [(place.knob, place.knob.state()) for place in located]
 
         def undo() -> None:
@@ -266,8 +269,9 @@ def _scheduled(sites: tuple[DropoutSite, ...], model: nn.Module) -> list[Dropout
 
 
 def _between(lower: float, upper: float, positions: Mapping[str, float]) -> dict[str, float]:
-    # exact at both ends, unlike upper - (upper - lower) * position
-    return {name: upper * (1.0 - position) + lower * position for name, position in positions.items()}
+    # exact at both ends, unlike upper - (upper - lower) * position; rounding must not lead out of the bounds either
+    rates = {name: upper * (1.0 - position) + lower * position for name, position in positions.items()}
+    return {name: min(max(rate, lower), upper) for name, rate in rates.items()}
 
 
 def _check_rate(what: str, rate: float) -> None:
