@@ -1,15 +1,4 @@
-"""How does text become the fixed batches on which a model's pretraining loss is measured?
-
-Definitions, for one sequence with ``n`` ordinary (not special) tokens:
-
-- "mlm" (Devlin et al. 2019): ``max(1, round(0.15 n))`` ordinary tokens are predicted; of these 80 % are replaced by
-  the mask token, 10 % by a random ordinary token, 10 % stay. Special tokens are never touched.
-- "clm" (Radford et al. 2019): every token after the first is predicted; the labels are the input ids, and the shift by
-  one happens in the loss.
-- "span" (Raffel et al. 2020): ``max(1, round(0.15 n))`` tokens in ``max(1, round(that / 3))`` spans are cut out; each
-  span leaves one sentinel in the input, and the labels are every sentinel with its span, then the end token. As in the
-  authors' code a sequence begins with kept tokens and ends with a span, so that no closing sentinel is needed.
-"""
+"""How does text become the fixed batches on which a model's pretraining loss is measured?"""
 
 from __future__ import annotations
 
@@ -20,11 +9,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
 
+from gdrop_viz._corruption import MIN_TOKENS, NOT_PREDICTED, CorruptedSequence, Corruption, drawn_below
 from gdrop_viz._hub import hub_dataset, looks_like_path, read_table
 from gdrop_viz._progress import progress_bar
 from gdrop_viz.bundled import data_folder
@@ -33,17 +23,7 @@ from gdrop_viz.pretrained import Objective, Pretrained
 if TYPE_CHECKING:
     import pandas as pd
 
-NOT_PREDICTED = -100
-PREDICTED_SHARE = 0.15
-MEAN_SPAN = 3.0
-MIN_TOKENS = 8
 _CHUNK = 256
-
-
-class _Sequence(NamedTuple):
-    input_ids: Tensor
-    labels: Tensor
-    text: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +134,10 @@ def pretraining_batches(
 ) -> Batches:
     """Draw a fixed random sample of sequences from `texts` and mask it as the model was pretrained.
 
+    Under "mlm" 15 % of a sequence's tokens are predicted, of which 80 % are masked, 10 % replaced by random ones and
+    10 % left (Devlin et al. 2019); under "clm" every token but the first; under "span" 15 %, cut out in spans of 3 on
+    average (Raffel et al. 2020). Every sequence predicts at least one token, and special tokens are left alone.
+
     Each text is cut into pieces of at most `max_length` tokens (special tokens included); pieces with fewer than 8
     ordinary tokens are left out, and no sequence mixes two texts. The texts are visited in an order drawn from `seed`
     and give one random piece each; only when all were visited do their other pieces follow, in random order. So 64
@@ -200,10 +184,10 @@ def pretraining_batches(
     for name, value in (("n_sequences", n_sequences), ("batch_size", batch_size), ("max_length", max_length)):
         if (not isinstance(value, int) or value < 1) and not (name == "n_sequences" and value is None):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    corruption = _Corruption(lm, max_length)
+    corruption = Corruption(lm, max_length)
     source = _texts(texts, column, dataset_config, split)
     generator = torch.Generator().manual_seed(seed)
-    sequences: list[_Sequence] = []
+    sequences: list[CorruptedSequence] = []
     with progress_bar(total=n_sequences or len(source), description="text", unit="sequence", show=progress) as bar:
         for piece in _sample(source, corruption, generator):
             sequences.append(corruption(piece, generator))
@@ -231,7 +215,7 @@ def pretraining_batches(
     )
 
 
-def _padded(group: list[_Sequence], pad: int) -> dict[str, Tensor]:
+def _padded(group: list[CorruptedSequence], pad: int) -> dict[str, Tensor]:
     def stack(rows: list[Tensor], value: int) -> Tensor:
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
@@ -261,7 +245,7 @@ def _texts(texts: Any, column: str | None, config: str | None, split: str) -> Se
                 raise ValueError(f"the data set {name!r} has no split {split!r}; it has {', '.join(splits)}")
             table = splits[split]
         return table[_text_column(table, column, name)]
-    if isinstance(texts, Mapping) or hasattr(texts, "column_names"):
+    if isinstance(texts, Mapping) or hasattr(texts, "column_names") or hasattr(texts, "columns"):
         raise TypeError("texts is a whole table; give its column of text, such as dataset['text']")
     if not isinstance(texts, Iterable):
         raise TypeError(f"texts must be None, an iterable of str, a path or a data set id, got {type(texts).__name__}")
@@ -288,21 +272,18 @@ def _bundled_corpus() -> list[str]:
 
 
 def _text_column(table: Any, column: str | None, name: str) -> str:
-    if column is not None:
-        if column not in table.column_names:
-            raise ValueError(f"{name!r} has no column {column!r}; it has {', '.join(table.column_names)}")
-        return column
-    strings = [
-        name for name, kind in table.features.items() if getattr(kind, "dtype", None) in ("string", "large_string")
-    ]
-    if "text" in strings:
+    strings = [key for key, kind in table.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
+    if column is None and "text" in strings:
         return "text"
-    if len(strings) != 1:
-        raise ValueError(f"which column of {name!r} is the text? pass column=, one of {', '.join(table.column_names)}")
-    return strings[0]
+    if column is None and len(strings) == 1:
+        return strings[0]
+    if column not in strings:
+        asked = "which column is the text?" if column is None else f"{column!r} is no column of text;"
+        raise ValueError(f"{name!r}: {asked} pass column=, one of {', '.join(strings) or '(none holds text)'}")
+    return column
 
 
-def _sample(source: Sequence[str], corruption: _Corruption, generator: torch.Generator) -> Iterator[list[int]]:
+def _sample(source: Sequence[str], corruption: Corruption, generator: torch.Generator) -> Iterator[list[int]]:
     """Yield pieces of tokens: one of each text in random order, then all others in random order."""
     order = torch.randperm(len(source), generator=generator).tolist()
     others: list[list[int]] = []
@@ -310,148 +291,7 @@ def _sample(source: Sequence[str], corruption: _Corruption, generator: torch.Gen
         chunk = [source[i] or "" for i in order[start : start + _CHUNK]]
         for pieces in corruption.pieces(chunk):
             if pieces:
-                yield pieces.pop(_below(len(pieces), generator))
+                yield pieces.pop(drawn_below(len(pieces), generator))
                 others.extend(pieces)
     for i in torch.randperm(len(others), generator=generator).tolist():
         yield others[i]
-
-
-def _below(n: int, generator: torch.Generator) -> int:
-    return int(torch.randint(n, (1,), generator=generator))
-
-
-# -- tokens and labels -------------------------------------------------------------------------------------------------
-
-
-class _Corruption:
-    """A tokenizer's pieces of text made into inputs and labels for one objective."""
-
-    def __init__(self, lm: Pretrained, max_length: int) -> None:
-        self.tokenizer = tokenizer = lm.tokenizer
-        if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
-            raise TypeError(f"lm.tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}")
-        self.objective = lm.objective
-        self.prefix, self.suffix = _affixes(tokenizer)
-        self.content = max_length - len(self.prefix) - len(self.suffix)
-        if self.content < MIN_TOKENS:
-            raise ValueError(
-                f"max_length={max_length} leaves room for {self.content} ordinary tokens, fewer than {MIN_TOKENS}"
-            )
-        limit = _longest_input(lm.model)
-        if limit is not None and max_length > limit:
-            raise ValueError(f"max_length={max_length} is beyond the {limit} positions of the model {lm.name!r}")
-        vocabulary = tokenizer.get_vocab()
-        _require_rows(lm, max(vocabulary.values(), default=0) + 1)
-        self.special = set(tokenizer.all_special_ids)
-        # padding lies behind the attention mask and is never predicted, so any token will do where none is named
-        choices = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        self.pad = next(token for token in choices if token is not None)
-        if self.objective == "mlm":
-            if tokenizer.mask_token_id is None:
-                raise ValueError(f"objective 'mlm' needs a mask token, but the tokenizer of {lm.name!r} has none")
-            self.ordinary = torch.tensor(sorted(set(vocabulary.values()) - self.special))
-        if self.objective == "span":
-            self.sentinels = _sentinels(vocabulary)
-            self.special |= set(self.sentinels)
-            needed = _span_counts(self.content)[1]
-            if needed > len(self.sentinels):
-                raise ValueError(
-                    f"objective 'span' needs {needed} sentinel tokens <extra_id_0>, ... for max_length={max_length}, "
-                    f"but the tokenizer of {lm.name!r} has {len(self.sentinels)}"
-                )
-
-    def pieces(self, texts: list[str]) -> list[list[list[int]]]:
-        """Return each text's pieces of at most `content` tokens, without those too short to learn anything from."""
-        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        cut = [[ids[i : i + self.content] for i in range(0, len(ids), self.content)] for ids in encoded]
-        return [[piece for piece in pieces if self._n_ordinary(piece) >= MIN_TOKENS] for pieces in cut]
-
-    def _n_ordinary(self, piece: list[int]) -> int:
-        return sum(token not in self.special for token in piece)
-
-    def __call__(self, piece: list[int], generator: torch.Generator) -> _Sequence:
-        text = self.tokenizer.decode(piece)
-        if self.objective == "span":
-            return _Sequence(*self._spans(piece, generator), text)
-        input_ids = torch.tensor([*self.prefix, *piece, *self.suffix])
-        if self.objective == "clm":
-            return _Sequence(input_ids, input_ids.clone(), text)
-        return _Sequence(*self._masked(input_ids, generator), text)
-
-    def _masked(self, input_ids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        free = torch.tensor([i for i, token in enumerate(input_ids.tolist()) if token not in self.special])
-        n = max(1, round(PREDICTED_SHARE * len(free)))
-        chosen = free[torch.randperm(len(free), generator=generator)[:n]]
-        fate = torch.rand(n, generator=generator)
-        random_tokens = self.ordinary[torch.randint(len(self.ordinary), (n,), generator=generator)]
-        labels = torch.full_like(input_ids, NOT_PREDICTED)
-        labels[chosen] = input_ids[chosen]
-        input_ids = input_ids.clone()
-        input_ids[chosen[fate < 0.8]] = self.tokenizer.mask_token_id
-        input_ids[chosen[fate >= 0.9]] = random_tokens[fate >= 0.9]
-        return input_ids, labels
-
-    def _spans(self, piece: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        n_cut, n_spans = _span_counts(len(piece))
-        kept_lengths = _parts(len(piece) - n_cut, n_spans, generator)
-        cut_lengths = _parts(n_cut, n_spans, generator)
-        inputs, labels, position = [*self.prefix], [], 0
-        for sentinel, kept, cut in zip(self.sentinels, kept_lengths, cut_lengths, strict=False):
-            inputs += [*piece[position : position + kept], sentinel]
-            labels += [sentinel, *piece[position + kept : position + kept + cut]]
-            position += kept + cut
-        return torch.tensor([*inputs, *self.suffix]), torch.tensor([*labels, *self.suffix])
-
-
-def _span_counts(length: int) -> tuple[int, int]:
-    n_cut = max(1, round(PREDICTED_SHARE * length))
-    return n_cut, max(1, round(n_cut / MEAN_SPAN))
-
-
-def _parts(total: int, n: int, generator: torch.Generator) -> list[int]:
-    """Cut `total` into `n` parts of at least 1, all such cuts being equally likely."""
-    cuts = (torch.randperm(total - 1, generator=generator)[: n - 1] + 1).sort().values.tolist()
-    return [end - start for start, end in zip([0, *cuts], [*cuts, total], strict=True)]
-
-
-def _affixes(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that the tokenizer puts before and after a text."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    for start in range(len(full) - len(plain) + 1):
-        if full[start : start + len(plain)] == plain:
-            return full[:start], full[start + len(plain) :]
-    raise ValueError("the tokenizer changes a text's tokens when it adds its special ones; pass batches of your own")
-
-
-def _sentinels(vocabulary: Mapping[str, int]) -> list[int]:
-    for template in ("<extra_id_{}>", "▁<extra_id_{}>"):  # T5; multilingual T5
-        found = []
-        while (token := template.format(len(found))) in vocabulary:
-            found.append(vocabulary[token])
-        if found:
-            return found
-    return []
-
-
-def _longest_input(model: nn.Module) -> int | None:
-    """Return how many tokens the model's positions can tell apart, or None if nothing limits them."""
-    limits = []
-    config = getattr(model, "config", None)
-    if config is not None:
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        limits.append(getattr(config, "max_position_embeddings", None))
-    for name, module in model.named_modules():
-        # RoBERTa counts positions from padding_idx + 1, so its table has rows that no token reaches
-        if isinstance(module, nn.Embedding) and "position" in name.rpartition(".")[2]:
-            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
-    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
-
-
-def _require_rows(lm: Pretrained, n_tokens: int) -> None:
-    embeddings = lm.model.get_input_embeddings() if hasattr(lm.model, "get_input_embeddings") else None
-    if isinstance(embeddings, nn.Embedding) and n_tokens > embeddings.num_embeddings:
-        raise ValueError(
-            f"the tokenizer of {lm.name!r} has {n_tokens} tokens, but the model embeds {embeddings.num_embeddings}; "
-            "they do not belong together"
-        )

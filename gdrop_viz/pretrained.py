@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -133,6 +134,7 @@ def load_pretrained(
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
         config = AutoConfig.from_pretrained(source, **options)
         objective = objective or objective_of(config)
+        _require_fitting(objective, config)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model, loading = _auto_class(objective).from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, **options
@@ -154,8 +156,6 @@ def objective_of(config: Any) -> Objective:
     >>> objective_of(GPT2Config()), objective_of(T5Config(architectures=["T5ForConditionalGeneration"]))
     ('clm', 'span')
     """
-    from transformers.models.auto import modeling_auto
-
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     for architecture in getattr(config, "architectures", None) or ():
         if "MaskedLM" in architecture or ("ForPreTraining" in architecture and not encoder_decoder):
@@ -164,18 +164,35 @@ def objective_of(config: Any) -> Objective:
             return "span"
         if "CausalLM" in architecture or "LMHeadModel" in architecture:
             return "clm"
-    model_type = getattr(config, "model_type", None)
-    if encoder_decoder and model_type in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        return "span"
-    # many encoders are also in the causal mapping, as decoders of their own; none was pretrained so
-    if model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return "mlm"
-    if model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return "clm"
+    model_type, known = getattr(config, "model_type", None), _model_types()
+    # many encoders can also be causal decoders; none was pretrained so, and "clm" comes last
+    order: tuple[Objective, ...] = ("span", "mlm", "clm") if encoder_decoder else ("mlm", "clm")
+    for objective in order:
+        if model_type in known[objective]:
+            return objective
     raise ValueError(
         f"no pretraining objective is known for model type {model_type!r} with architectures "
         f"{getattr(config, 'architectures', None)}; pass objective='mlm', 'clm' or 'span'"
     )
+
+
+def longest_input(model: nn.Module) -> int | None:
+    """Return how many tokens the model's positions can tell apart, or None if nothing limits them (T5).
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> longest_input(GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1, n_positions=32)))
+    32
+    """
+    limits = []
+    config = getattr(model, "config", None)
+    if config is not None:
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        limits.append(getattr(config, "max_position_embeddings", None))
+    for name, module in model.named_modules():
+        # RoBERTa counts positions from padding_idx + 1, so its table has rows that no token reaches
+        if isinstance(module, nn.Embedding) and "position" in name.rpartition(".")[2]:
+            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
 
 
 def _check_objective(objective: object) -> None:
@@ -207,6 +224,23 @@ def _auto_class(objective: Objective) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     return {"mlm": AutoModelForMaskedLM, "clm": AutoModelForCausalLM, "span": AutoModelForSeq2SeqLM}[objective]
+
+
+def _require_fitting(objective: Objective, config: Any) -> None:
+    known = _model_types()[objective]
+    if config.model_type not in known and not getattr(config, "auto_map", None):
+        raise ValueError(f"objective {objective!r} does not fit the model type {config.model_type!r}")
+
+
+def _model_types() -> dict[Objective, Collection[str]]:
+    """Return the model types of transformers that have the head of each objective."""
+    from transformers.models.auto import modeling_auto
+
+    return {
+        "mlm": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        "clm": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        "span": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    }
 
 
 def _require_trained(model: nn.Module, missing: list[str], label: str) -> None:
