@@ -112,23 +112,26 @@ def explained_failures(kind: str, name: str, *, revision: str | None = None, ins
         raise
 
 
-def require_reachable(
+def hub_has(
     name: str, *, filename: str, revision: str | None = None, repo_type: Literal["model", "dataset"] = "model"
-) -> None:
-    """Ask the hub once for a repository's `filename`, if it is not in the cache; raises what the hub's client raises.
+) -> bool:
+    """Ask the hub once whether a repository has `filename`, if it is not in the cache; raises if that cannot be known.
 
     The client itself retries for half a minute where there is no network, too long for a mistyped name.
     """
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(name, filename, revision=revision, repo_type=repo_type), str):
-        return
+        return True
     try:
         get_hf_file_metadata(hf_hub_url(name, filename, revision=revision, repo_type=repo_type), timeout=10)
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
-    except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.FileMetadataError):
-        return  # a hiccup of the server, or no such file: the real request retries, and knows other files
+    except errors.EntryNotFoundError:
+        return False
+    except (errors.HfHubHTTPError, errors.FileMetadataError):
+        pass  # a hiccup of the server: the real request retries
+    return True
 
 
 def _explanation(error: BaseException, kind: str, name: str, revision: str | None, instead: str) -> Exception:
@@ -145,7 +148,7 @@ def _explanation(error: BaseException, kind: str, name: str, revision: str | Non
         return any(isinstance(link, kinds) for link in chain)
 
     text = " ".join(str(error).split())
-    if caused_by(errors.GatedRepoError) or "gated" in text.lower():
+    if caused_by(errors.GatedRepoError) or "is a gated" in text:
         what = f"the {kind} {name!r} is gated: ask for access on its hub page, then log in with `hf auth login`"
         return RuntimeError(_line(what, instead))
     if caused_by(errors.RevisionNotFoundError):
@@ -208,5 +211,5 @@ def hub_dataset(name: str, *, config: str | None = None, revision: str | None = 
     from datasets import load_dataset
 
     with explained_failures("data set", name, revision=revision, instead=instead), quiet_datasets():
-        require_reachable(name, filename="README.md", revision=revision, repo_type="dataset")
+        hub_has(name, filename="README.md", revision=revision, repo_type="dataset")
         return load_dataset(name, config, revision=revision)

@@ -175,9 +175,10 @@ def pretraining_batches(
 
     Examples
     --------
-    >>> batches = pretraining_batches(load_pretrained("bert-mini"))  # doctest: +SKIP
-    >>> batches[0]["input_ids"].shape  # doctest: +SKIP
-    torch.Size([16, 128])
+    >>> from gdrop_viz import load_pretrained
+    >>> batches = pretraining_batches(load_pretrained("bert-mini"), n_sequences=20, max_length=32)
+    >>> len(batches), batches.n_sequences, sorted(batches[0]), batches[0]["labels"].shape
+    (2, 20, ['attention_mask', 'input_ids', 'labels'], torch.Size([16, 32]))
     """
     if not isinstance(lm, Pretrained):
         raise TypeError(f"lm must be a Pretrained, as load_pretrained gives it, got {type(lm).__name__}")

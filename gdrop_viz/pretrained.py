@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from gdrop_viz._hub import explained_failures, looks_like_path, quiet_libraries, require_reachable
+from gdrop_viz._hub import explained_failures, hub_has, looks_like_path, quiet_libraries
 from gdrop_viz.bundled import bundled_models, data_folder
 
 Objective = Literal["mlm", "clm", "span"]
@@ -118,7 +118,7 @@ def load_pretrained(
         If the revision or the objective is wrong, no objective fits the architecture, or the checkpoint holds no
         language-modelling head: its loss would be that of random weights.
 
-    >>> load_pretrained("bert-mini").objective  # doctest: +SKIP
+    >>> load_pretrained("bert-mini").objective
     'mlm'
     """
     if not isinstance(name, (str, os.PathLike)):
@@ -129,8 +129,8 @@ def load_pretrained(
     with explained_failures("model", label, revision=revision, instead=_bundled_hint()), quiet_libraries():
         from transformers import AutoConfig, AutoTokenizer
 
-        if not Path(source).exists():
-            require_reachable(source, filename="config.json", revision=revision)
+        if not Path(source).exists() and not hub_has(source, filename="config.json", revision=revision):
+            raise ValueError("the repository has no config.json, so it holds no transformers model")
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
         config = AutoConfig.from_pretrained(source, **options)
         objective = objective or objective_of(config)
@@ -230,6 +230,16 @@ def _require_fitting(objective: Objective, config: Any) -> None:
     known = _model_types()[objective]
     if config.model_type not in known and not getattr(config, "auto_map", None):
         raise ValueError(f"objective {objective!r} does not fit the model type {config.model_type!r}")
+    both_ways = config.model_type in _model_types()["mlm"] and not getattr(config, "is_encoder_decoder", False)
+    if (
+        objective == "clm"
+        and both_ways
+        and not (getattr(config, "is_decoder", False) or getattr(config, "causal", False))
+    ):
+        raise ValueError(
+            f"objective 'clm' does not fit this {config.model_type!r}: its attention reads both ways, so each token "
+            "would see the one it is to predict"
+        )
 
 
 def _model_types() -> dict[Objective, Collection[str]]:

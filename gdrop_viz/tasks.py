@@ -239,7 +239,7 @@ def load_task(
     FileNotFoundError, ValueError, RuntimeError
         In one line, if there is no such task, file or column, if labels are missing, or the hub cannot be reached.
 
-    >>> load_task("sentiment").to_frame()["rows"].to_dict()  # doctest: +SKIP
+    >>> load_task("sentiment").to_frame()["rows"].to_dict()
     {'train': 6901, 'validation': 1549, 'test': 1591}
     """
     if not isinstance(name, (str, os.PathLike)):
