@@ -113,6 +113,37 @@ def predictions(model: nn.Module, batch: Mapping[str, Tensor]) -> Predictions:
     return Predictions(logits[0] if gathered else logits[predicted], targets[predicted], offsets)
 
 
+def check_batch(model: nn.Module, batch: Any, *, loss: Loss | None = None, where: str = "the batch") -> None:
+    """Raise ValueError or TypeError, in one line, if `model` could not compute the losses of `batch`; no forward."""
+    if not isinstance(batch, Mapping) or not batch:
+        raise TypeError(f"{where} must be a dict of tensors with its labels, got {type(batch).__name__}.")
+    if loss is not None:
+        return
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor):
+        raise ValueError(f'{where} has no "labels" tensor; gv.pretraining_batches makes them, or pass loss=.')
+    config = getattr(model, "config", None)
+    positions = getattr(config, "max_position_embeddings", None)
+    ids = batch.get("input_ids")
+    if isinstance(positions, int) and positions > 0 and isinstance(ids, Tensor) and ids.shape[1] > positions:
+        raise ValueError(
+            f"{where} has sequences of {ids.shape[1]} tokens, the model has {positions} positions; "
+            f"make batches with max_length={positions} or less."
+        )
+    vocabulary = getattr(config, "vocab_size", None)
+    if isinstance(ids, Tensor) and isinstance(vocabulary, int) and ids.numel() and int(ids.max()) >= vocabulary:
+        raise ValueError(
+            f"{where} holds the token id {int(ids.max())}, the model knows ids below {vocabulary}; "
+            "was it made with another model's tokenizer?"
+        )
+    if labels.dim() != 2 or labels.is_floating_point():
+        return
+    known = labels[labels != IGNORED]
+    if isinstance(vocabulary, int) and known.numel() and not 0 <= int(known.min()) <= int(known.max()) < vocabulary:
+        raise ValueError(f"{where} has labels outside 0 .. {vocabulary - 1} (and -100); was it made for another model?")
+    _offsets((labels[:, 1:] if is_causal(model) else labels) != IGNORED, where)
+
+
 def is_encoder_decoder(model: nn.Module) -> bool:
     """Whether labels belong to a decoder of their own (T5, BART)."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
@@ -127,11 +158,11 @@ def is_causal(model: nn.Module) -> bool:
     return name.endswith(("CausalLM", "LMHeadModel")) or getattr(inner, "loss_type", None) == "ForCausalLM"
 
 
-def _offsets(predicted: Tensor) -> tuple[int, ...]:
+def _offsets(predicted: Tensor, where: str = "the batch") -> tuple[int, ...]:
     counts = predicted.sum(1).tolist()
     if 0 in counts:
         raise ValueError(
-            f"Sequence {counts.index(0)} of the batch predicts no token (all labels are -100); "
+            f"Sequence {counts.index(0)} of {where} predicts no token (all labels are -100); "
             "drop it or mask at least one token: gv.pretraining_batches does."
         )
     offsets = [0]

@@ -53,7 +53,7 @@ class Use(ABC):
 
 @dataclass
 class MatrixUse(Use):
-    """A matrix product. The gradient is Σ_t left_t right_tᵀ; the forward knows one factor, the backward brings the other.
+    """A matrix product: G = Σ_t left_t right_tᵀ; the forward knows one factor, the backward brings the other.
 
     `known` is the input, (R, I); the parameter is (O, I) if not `transposed` (nn.Linear), else (I, O) (GPT-2's Conv1D).
     """
@@ -149,7 +149,7 @@ class ElementwiseUse(Use):
 
 @dataclass
 class RowwiseUse(Use):
-    """A use whose first axis already is the sequences' (a bias expanded over the batch): G_n lives in sequence n's rows."""
+    """A use whose first axis is the sequences' (a bias expanded over the batch): G_n lives in sequence n's rows."""
 
     brought: Tensor | None = None
 

@@ -357,9 +357,7 @@ def _norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     return tracer.record(output, uses, [inputs])
 
 
-def _elementwise(
-    factor_of: Callable[[Tensor], Callable[[], Tensor] | None], second_sign: int = 1
-) -> _Rule:
+def _elementwise(factor_of: Callable[[Tensor], Callable[[], Tensor] | None], second_sign: int = 1) -> _Rule:
     """Rule of a call `first op second`: the gradient of one operand is the output's times a factor."""
 
     def rule(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -433,12 +431,10 @@ def _sums(
     values = grad if factor is None else grad * factor()
     values = values if sign == 1 else -values
     sequences = len(offsets) - 1
-    if values.shape[0] % sequences == 0 and offsets[-1] % sequences == 0 and values.dim() > len(shape):
+    equal = offsets == tuple(range(0, offsets[-1] + 1, max(1, offsets[-1] // sequences)))
+    if equal and values.shape[0] % sequences == 0 and values.dim() > len(shape):
         # the common case: an equal share of the first axis for each sequence
-        if offsets == tuple(range(0, offsets[-1] + 1, max(1, offsets[-1] // sequences))):
-            per_sequence = values.shape[0] // sequences
-            values = values.reshape(sequences, per_sequence, *values.shape[1:])
-            return _sum_to(values, shape)
+        return _sum_to(values.reshape(sequences, values.shape[0] // sequences, *values.shape[1:]), shape)
     if values.dim() == len(shape) and len(shape) and shape[0] == 1 and values.shape[0] == sequences:
         return _sum_to(values, shape[1:]).unsqueeze(1)
     if values.dim() <= len(shape) or values.shape[:2].numel() != offsets[-1]:

@@ -1,0 +1,113 @@
+"""After how many sequences is the order of the layers settled? Rank stability of the scores, with a bootstrap.
+
+The paper takes 1 % of the corpus and shows that the scores look alike (its Table 1). Here the question has a measured
+answer: how well does the order from n sequences agree with the order that n other sequences would have given?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from gdrop_viz.anatomy import place_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ENOUGH = 0.95  # Spearman correlation that counts as "the same order"
+_FEWEST = 16
+_DRAWS = 200
+
+
+def bootstrap_agreement(history: np.ndarray, *, draws: int = _DRAWS, seed: int = 0) -> np.ndarray:
+    """Spearman correlations between the orders of pairs of bootstrap samples of the rows of `history` (rows, groups).
+
+    Each pair stands for two texts of this length: the correlations tell how reproducible the order of the groups is.
+    """
+    generator = np.random.default_rng(seed)
+    rows = len(history)
+    counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=2 * draws)
+    order = _ranks(counts @ history / rows)
+    first, second = order[:draws], order[draws:]
+    first, second = first - first.mean(1, keepdims=True), second - second.mean(1, keepdims=True)
+    norms = np.sqrt((first**2).sum(1) * (second**2).sum(1))
+    return np.divide((first * second).sum(1), norms, out=np.ones(draws), where=norms > 0)
+
+
+def stability(
+    history: pd.DataFrame, groups: Mapping[str, Sequence[str]] | None = None, *, points: int = 12, seed: int = 0
+) -> pd.DataFrame:
+    """Rank stability against the number of sequences.
+
+    history: `fisher.history`, mean scores per tensor (columns) of successive sequences (rows).
+    groups: {group: parameter names}; a group's score is the unweighted mean of its tensors' means (the paper's).
+        Layers x components by default.
+
+    Returns a table with one row per number of sequences (up to half of them, doubling): the Spearman correlation of the
+    order after n sequences with the order of all of them, and the bootstrap's median and 95 % interval of the agreement
+    between two texts of n sequences.
+    """
+    import pandas as pd
+
+    values = grouped_history(history.to_numpy(), list(history.columns), groups or by_place(history.columns))
+    n = len(values)
+    if n < 4:
+        raise ValueError(f"rank stability needs at least 4 sequences, got {n}: estimate on more text.")
+    final = _ranks(values.mean(0, keepdims=True))[0]
+    sizes = np.unique(np.geomspace(4, n, points).round().astype(int))
+    rows = []
+    for size in sizes:
+        agreement = bootstrap_agreement(values[:size], seed=seed)
+        reached = _ranks(values[:size].mean(0, keepdims=True))[0]
+        low, median, high = np.quantile(agreement, [0.025, 0.5, 0.975])
+        rows.append((int(size), float(np.corrcoef(reached, final)[0, 1]), median, low, high))
+    return pd.DataFrame(rows, columns=["sequences", "correlation with all", "agreement", "low", "high"])
+
+
+def settled(model: nn.Module, history: np.ndarray, names: list[str], numel: np.ndarray, confidence: float) -> bool:
+    """Whether two texts of this length would agree on the order of the dropout sites, at the stated confidence."""
+    n = len(history)
+    # a bootstrap after every batch would cost more than the batches: ask when the text has grown by a tenth
+    if n < _FEWEST or int(np.log(n) / np.log(1.1)) == int(np.log(n - 1) / np.log(1.1)):
+        return False
+    values = grouped_history(history, names, _sites(model, names))
+    return bool(np.quantile(bootstrap_agreement(values), 1 - confidence) >= _ENOUGH)
+
+
+def by_place(names: Sequence[str]) -> dict[str, list[str]]:
+    """Group parameter names by layer and component."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        place = place_of(name)
+        groups.setdefault(f"{place.label} {place.component}", []).append(name)
+    return groups
+
+
+def grouped_history(values: np.ndarray, names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """Mean over each group's tensors: (rows, groups)."""
+    column = {name: index for index, name in enumerate(names)}
+    return np.stack([values[:, [column[name] for name in members]].mean(1) for members in groups.values()], axis=1)
+
+
+def _sites(model: nn.Module, names: list[str]) -> dict[str, list[str]]:
+    """The model's dropout sites and the parameters they follow; layers x components where it has none."""
+    from gdrop_viz.dropout import dropout_sites
+
+    known = set(names)
+    try:
+        sites = dropout_sites(model)
+    except (ValueError, TypeError, RuntimeError):
+        return by_place(names)
+    groups = {}
+    for site in sites:
+        members = [name for name in names if any(name == p or name.endswith(f".{p}") for p in site.parameters)]
+        if members and site.kind != "head" and known.issuperset(members):
+            groups[site.name] = members
+    return groups if len(groups) > 2 else by_place(names)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    return values.argsort(axis=1).argsort(axis=1).astype(float)

@@ -1,0 +1,166 @@
+"""What is kept of the sequences seen so far? Sums of squares per parameter, and the mean score of each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gdrop_viz.fisher.per_sample import Use, add_squares, squared_norms
+
+# beyond this many rows, neighbouring sequences' means are averaged: a long run keeps a bounded history
+HISTORY_ROWS = 8192
+
+
+@dataclass
+class Sums:
+    """Running sums over sequences.
+
+    squares: Σ_n G_n² for each parameter (element resolution only), in at least float32.
+    history: mean score of each tensor for each sequence (or block of `block` sequences), rows of length P. The means
+        and their standard errors come from float64 moments, so that long runs do not drift.
+    """
+
+    names: list[str]
+    numel: np.ndarray
+    squares: dict[str, Tensor] | None
+    total: np.ndarray = field(init=False)
+    total_squares: np.ndarray = field(init=False)
+    n_sequences: int = 0
+    block: int = 1
+    history: list[np.ndarray] = field(default_factory=list)
+    _batch: np.ndarray | None = None
+    _first_row: int = 0
+    changing: str | None = None
+    done: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.total = np.zeros(len(self.names))
+        self.total_squares = np.zeros(len(self.names))
+        self._column = {name: index for index, name in enumerate(self.names)}
+        self._pending = np.zeros((0, len(self.names)))
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, nn.Parameter], *, elements: bool) -> Sums:
+        squares = None
+        if elements:
+            squares = {
+                name: torch.zeros(p.shape, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
+                for name, p in parameters.items()
+            }
+        return cls(list(parameters), np.array([p.numel() for p in parameters.values()], dtype=float), squares)
+
+    # --- one batch ---------------------------------------------------------------------------------------------------
+
+    def begin(self, sequences: int) -> None:
+        """Start a batch of so many sequences."""
+        self._batch = np.zeros((sequences, len(self.names)))
+        self.done.clear()
+
+    def at_row(self, row: int) -> None:
+        """What follows belongs to the sequences from `row` of the batch on (a batch may be taken in parts)."""
+        self._first_row = row
+
+    def add_uses(self, name: str, uses: list[Use]) -> None:
+        """Add the squared per-sequence gradients of one parameter, given by its uses."""
+        # an error half-way through would leave a sum that is neither with nor without the batch: say whose
+        self.changing = name
+        norms = squared_norms(uses) if self.squares is None else add_squares(uses, self.squares[name])
+        self._add_norms(name, norms)
+        self.changing = None
+        self.done.add(name)
+
+    def add_gradient(self, name: str, gradient: Tensor | None, row: int) -> None:
+        """Add one sequence's gradient (the loop)."""
+        if gradient is None:
+            return
+        gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        if self.squares is not None:
+            self.squares[name].addcmul_(gradient, gradient)
+        self._batch[row, self._column[name]] += float(gradient.square().sum(dtype=torch.float64))
+
+    def _add_norms(self, name: str, norms: Tensor) -> None:
+        rows = slice(self._first_row, self._first_row + len(norms))
+        self._batch[rows, self._column[name]] += norms.double().cpu().numpy()
+
+    def end(self, where: str) -> None:
+        """Close the batch: its sequences count from now on. Raises ValueError on gradients that are not finite."""
+        means = self._batch / self.numel
+        if not np.isfinite(means).all():
+            row, column = np.argwhere(~np.isfinite(means))[0]
+            raise ValueError(
+                f"The gradient of {self.names[column]!r} for sequence {row} of {where} is not finite although its loss "
+                "is: half precision overflows, or eager attention has a row with nothing to attend to (padding)."
+            )
+        self.total += means.sum(0)
+        self.total_squares += np.square(means).sum(0)
+        self.n_sequences += len(means)
+        self._keep(means)
+        self._batch = None
+
+    # --- results -----------------------------------------------------------------------------------------------------
+
+    def means(self) -> np.ndarray:
+        return self.total / max(1, self.n_sequences)
+
+    def standard_errors(self) -> np.ndarray:
+        """Standard error of the means over sequences: sample standard deviation / sqrt(N); NaN for one sequence."""
+        n = self.n_sequences
+        if n < 2:
+            return np.full(len(self.names), np.nan)
+        variance = np.maximum(0, self.total_squares - n * self.means() ** 2) / (n - 1)
+        return np.sqrt(variance / n)
+
+    def history_rows(self) -> np.ndarray:
+        """(rows, P): the mean scores of successive blocks of `block` sequences."""
+        return np.concatenate([np.zeros((0, len(self.names))), *self.history])
+
+    def _keep(self, means: np.ndarray) -> None:
+        rows = np.concatenate([self._pending, means])
+        whole = len(rows) // self.block * self.block
+        self._pending = rows[whole:]
+        self.history.append(rows[:whole].reshape(-1, self.block, len(self.names)).mean(1))
+        while sum(map(len, self.history)) > HISTORY_ROWS:
+            kept = self.history_rows()
+            even = len(kept) // 2 * 2
+            self._pending = np.concatenate([np.repeat(kept[even:], self.block, axis=0), self._pending])
+            self.history = [kept[:even].reshape(-1, 2, len(self.names)).mean(1)]
+            self.block *= 2
+
+    # --- on disk -----------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as tensors, for a checkpoint."""
+        arrays = {
+            "total": self.total,
+            "total_squares": self.total_squares,
+            "history": self.history_rows(),
+            "pending": self._pending,
+            "counts": np.array([self.n_sequences, self.block]),
+        }
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        for name, square in (self.squares or {}).items():
+            tensors[f"squares/{name}"] = square
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` gave, bit by bit."""
+        self.total = tensors["total"].numpy().copy()
+        self.total_squares = tensors["total_squares"].numpy().copy()
+        self.history = [tensors["history"].numpy().copy()]
+        self._pending = tensors["pending"].numpy().copy()
+        self.n_sequences, self.block = map(int, tensors["counts"])
+        for name, square in (self.squares or {}).items():
+            square.copy_(tensors[f"squares/{name}"])
+
+    def merge(self, others: list[Mapping[str, Tensor]]) -> None:
+        """Become the sum over processes: `others` are the `tensors()` of every one of them, in rank order."""
+        self.total = sum(tensors["total"].numpy() for tensors in others)
+        self.total_squares = sum(tensors["total_squares"].numpy() for tensors in others)
+        self.n_sequences = sum(int(tensors["counts"][0]) for tensors in others)
+        self.history = [tensors["history"].numpy() for tensors in others]
+        self._pending = np.zeros((0, len(self.names)))
+        self.block = max(int(tensors["counts"][1]) for tensors in others)
