@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gdrop_viz.widgets.picture import Axis, Picture, Series
 
 if TYPE_CHECKING:
     from gdrop_viz.finetuning import Comparison
+    from gdrop_viz.pretrained import Pretrained
     from gdrop_viz.tasks import Task
 
 _SPREAD = 0.6  # how much of the room between two fractions the arms take side by side
+
+
+def found_results(path: Path, lm: Pretrained, task: Task, settings: Mapping[str, Any]) -> Comparison | None:
+    """The finished runs in the folder `path` with this model, task and settings, whatever their arms; None if none.
+
+    A folder may hold runs of other settings beside them, which must not be averaged with these.
+    """
+    if not path.is_dir():
+        return None
+    from gdrop_viz.finetuning import Comparison
+    from gdrop_viz.finetuning.classifier import model_checksum
+    from gdrop_viz.finetuning.result import run_table
+    from gdrop_viz.finetuning.store import RunStore
+
+    groups: dict[str, list[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]] = {}
+    for found in RunStore.open(path).all():
+        groups.setdefault(json.dumps(found[0]["common"], sort_keys=True), []).append(found)
+    for runs in groups.values():
+        common, about = runs[0][0]["common"], runs[0][1]
+        trained_with = common["hyperparameters"]
+        if about["task"] != task.name or any(trained_with.get(k, v) != v for k, v in settings.items()):
+            continue
+        if common["model"] != model_checksum(lm):
+            continue
+        rows = [
+            {"arm": about["arm"], "fraction": run["fraction"], "seed": run["seed"], **row}
+            for run, about, rows in runs
+            for row in rows
+        ]
+        facts = {key: about[key] for key in ("model", "task")}
+        return Comparison(run_table(rows), about["metric"], {**facts, **trained_with})
+    return None
 
 
 def no_results(task: Task) -> Picture:

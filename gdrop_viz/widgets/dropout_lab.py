@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,10 @@ import ipywidgets
 from gdrop_viz.finetuning.events import Event
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.code_box import CodeBox
-from gdrop_viz.widgets.comparison_view import no_results, result_picture, result_sentences
+from gdrop_viz.widgets.comparison_view import found_results, no_results, result_picture, result_sentences
 from gdrop_viz.widgets.dropout_lab_state import ARMS, SCHEDULES, DropoutLabState
 from gdrop_viz.widgets.live_curves import LiveCurves
-from gdrop_viz.widgets.panel import Panel, progress_html, row
+from gdrop_viz.widgets.panel import LABEL_STYLE, Panel, list_html, progress_html, row
 from gdrop_viz.widgets.running import Throttle
 from gdrop_viz.widgets.slider import NumberSlider
 
@@ -108,7 +107,7 @@ class DropoutLab(Panel):
         self.state.set_bounds(upper=float(upper))
         self._build()
         self._connect()
-        self._find_results()
+        self.guarded(self._find_results)()
 
     # ---- controls ----------------------------------------------------------------------------------------------
 
@@ -118,7 +117,9 @@ class DropoutLab(Panel):
         bounds = {"min": 0.0, "max": top, "step": 0.01}
         self.lower = NumberSlider("lower", value=state.lower, help="rate at the most informative site", **bounds)
         self.upper = NumberSlider("upper", value=state.upper, help="rate at the least informative site", **bounds)
-        self.kind = ipywidgets.Dropdown(description="schedule", options=list(SCHEDULES), value=state.kind)
+        self.kind = ipywidgets.Dropdown(
+            description="schedule", options=list(SCHEDULES), value=state.kind, style=LABEL_STYLE
+        )
         self.arms = {arm: ipywidgets.Checkbox(arm in state.arms, description=arm, indent=False) for arm in ARMS}
         for box in self.arms.values():
             box.layout.width = "auto"
@@ -211,27 +212,24 @@ class DropoutLab(Panel):
             self.show_message("Stopping. Finished runs are kept.")
 
     def _run_ended(self) -> None:
+        if self.last_error is not None:
+            self.progress.value = progress_html(0.0, "The run ended with an error; finished runs are kept.")
         self.run_button.disabled, self.stop_button.disabled = False, True
 
     # ---- results -----------------------------------------------------------------------------------------------
 
     def _find_results(self) -> None:
         """Show what an earlier session left on disk."""
-        from gdrop_viz.finetuning import Comparison
-
-        folder = Path(self.state.path)
-        if not folder.is_dir() or not any(folder.glob("*.json")):
-            return
-        try:
-            self._show_result(Comparison.load(folder))
-        except (ValueError, OSError) as error:
-            self.show_error(error)
+        settings = {"epochs": self.state.epochs, **self.state.options}
+        result = found_results(Path(self.state.path), self.lm, self.task, settings)
+        if result is not None:
+            self._show_result(result)
 
     def _show_result(self, result: Comparison) -> None:
         self.result = result
-        self.result_chart.show(result_picture(result))
-        lines = "".join(f"<li>{html.escape(line)}</li>" for line in result_sentences(result))
-        self.verdict.value = f"<ul>{lines}</ul>"
+        if not result.runs.empty:  # else it was stopped before its first run was finished
+            self.result_chart.show(result_picture(result))
+            self.verdict.value = list_html(result_sentences(result))
 
 
 def _default_fisher(lm: Pretrained) -> Fisher:

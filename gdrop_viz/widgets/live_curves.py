@@ -32,7 +32,7 @@ class LiveCurves:
         self._training: list[tuple[float, float]] = []
         self._validation: dict[str, list[tuple[float, float]]] = {}
         self._remaining = RemainingTime()
-        self._event = Event("run started")
+        self._event = Event("finished", total_runs=0)
         self._skipped = 0
 
     @property
@@ -40,7 +40,7 @@ class LiveCurves:
         """The share of all updates that is done, runs counted alike."""
         event = self._event
         within = event.step / event.total_steps if event.kind in ("step", "epoch") and event.total_steps else 0.0
-        return min(1.0, (event.done_runs + within) / max(1, event.total_runs))
+        return min(1.0, (event.done_runs + within) / event.total_runs) if event.total_runs else 0.0
 
     def add(self, event: Event) -> None:
         """Take in one event."""
@@ -73,7 +73,7 @@ class LiveCurves:
                 series.append(Series(f"validation, {arm}", [x for x, _ in points], [y for _, y in points], style=style))
         return Picture(
             title="Live curves",
-            summary=self.sentence(),
+            summary=self._losses(),
             x=Axis("epoch", (0.0, float(self._epochs))),
             y=Axis(f"loss ({self._unit})", (0.0, self._top or 1.0)),
             series=tuple(series),
@@ -82,6 +82,8 @@ class LiveCurves:
     def sentence(self) -> str:
         """Where the comparison stands, in words."""
         event = self._event
+        if not event.total_runs:
+            return "No run yet."
         runs = f"{event.done_runs} of {event.total_runs} runs done"
         if self._skipped:
             runs += f" ({self._skipped} found on disk)"
@@ -93,6 +95,15 @@ class LiveCurves:
         now = f"Training {event.arm}, seed {event.seed}" if event.arm else "Starting"
         step = f", step {event.step} of {event.total_steps}" if event.total_steps else ""
         return f"{now}{step}; {runs}{about}."
+
+    def _losses(self) -> str:
+        """The latest losses, in words."""
+        parts = [f"{arm} {points[-1][1]:.3g}" for arm, points in self._validation.items() if points]
+        if self._training:
+            parts.insert(0, f"training {self._training[-1][1]:.3g}")
+        if not parts:
+            return "Curves appear while a run trains."
+        return f"Latest loss in {self._unit}: {', '.join(parts)} (arms: validation of their latest run)."
 
     def _grow(self, loss: float) -> None:
         """Make room for `loss` in steps of a quarter, so that the frame moves seldom."""

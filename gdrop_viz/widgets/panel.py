@@ -14,6 +14,9 @@ from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.running import Runner
 from gdrop_viz.widgets.static import with_static_picture
 
+# labels of ipywidgets controls as wide as those of `NumberSlider`
+LABEL_STYLE = {"description_width": "90px"}
+
 _OPEN: weakref.WeakSet[Panel] = weakref.WeakSet()
 
 
@@ -27,6 +30,7 @@ class Panel(ipywidgets.VBox):
     def __init__(self) -> None:
         super().__init__()
         self.message = ipywidgets.HTML()
+        self.last_error: BaseException | None = None
         self.runner = Runner(on_end=self.guarded(self._run_ended), on_error=self.show_error)
         self._cell = _current_cell()
         _close_with_cell(self)
@@ -94,8 +98,14 @@ def progress_html(share: float, text: str) -> str:
     """A progress bar with its words, as the browser's own element that screen readers know."""
     return (
         f'<progress max="1" value="{share:.4f}" aria-label="progress" style="width: 100%"></progress>'
-        f'<div role="status">{html.escape(text)}</div>'
+        f'<div role="status" style="line-height: 1.4">{html.escape(text)}</div>'
     )
+
+
+def list_html(lines: Sequence[str]) -> str:
+    """Sentences as a list; the text is escaped."""
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f'<ul style="line-height: 1.4; margin: 4px 0; padding-left: 20px">{items}</ul>'
 
 
 def _descendants(widget: ipywidgets.Widget) -> list[ipywidgets.Widget]:
