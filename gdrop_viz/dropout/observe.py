@@ -92,6 +92,7 @@ def _sdpa(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, sca
 
 
 _PLAIN = inspect.signature(_plain_dropout)
+SDPA_SIGNATURE = inspect.signature(_sdpa)
 _SIGNATURES: dict[Any, inspect.Signature] = {
     F.dropout: _PLAIN,
     F.alpha_dropout: _PLAIN,
@@ -99,7 +100,7 @@ _SIGNATURES: dict[Any, inspect.Signature] = {
     F.dropout1d: _PLAIN,
     F.dropout2d: _PLAIN,
     F.dropout3d: _PLAIN,
-    F.scaled_dot_product_attention: inspect.signature(_sdpa),
+    F.scaled_dot_product_attention: SDPA_SIGNATURE,
     F.multi_head_attention_forward: inspect.signature(F.multi_head_attention_forward),
     torch.dropout: inspect.Signature(
         [*_PLAIN.parameters.values()][:1]
