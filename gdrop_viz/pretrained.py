@@ -45,7 +45,7 @@ class Pretrained:
     >>> size = dict(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     >>> lm = Pretrained(BertForMaskedLM(BertConfig(**size)), tokenizer=None, objective="mlm", name="mine")
     >>> lm
-    Pretrained(name='mine', objective='mlm', 5,092 parameters)
+    Pretrained(name='mine', objective='mlm', 4,996 parameters)
     """
 
     model: nn.Module = field(repr=False)
