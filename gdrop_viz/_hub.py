@@ -148,7 +148,11 @@ def _explanation(error: BaseException, kind: str, name: str, revision: str | Non
         return any(isinstance(link, kinds) for link in chain)
 
     text = " ".join(str(error).split())
-    if caused_by(errors.GatedRepoError) or "is a gated" in text:
+    all_text = " ".join(map(str, chain))
+    if "trust_remote_code" in all_text:
+        what = f"the {kind} {name!r} needs code of its own: read it on its page, then pass trust_remote_code=True"
+        return ValueError(_line(what))
+    if caused_by(errors.GatedRepoError) or "is a gated" in all_text:
         what = f"the {kind} {name!r} is gated: ask for access on its hub page, then log in with `hf auth login`"
         return RuntimeError(_line(what, instead))
     if caused_by(errors.RevisionNotFoundError):
@@ -165,7 +169,7 @@ def _explanation(error: BaseException, kind: str, name: str, revision: str | Non
     if caused_by(errors.RepositoryNotFoundError, errors.HFValidationError) or "DatasetNotFoundError" in names:
         what = f"no {kind} {name!r} was found, neither bundled, nor as a local path, nor on the hub"
         return FileNotFoundError(_line(f"{what} (a private one needs `hf auth login`)", instead))
-    if "SafetensorError" in names or "consistency check" in text.lower():
+    if "SafetensorError" in names or "consistency check" in all_text.lower():
         what = f"a file of the {kind} {name!r} is damaged ({text[:120]}): delete it and download it again"
         return RuntimeError(_line(what))
     if caused_by(errors.HfHubHTTPError):

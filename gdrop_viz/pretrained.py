@@ -162,6 +162,8 @@ def objective_of(config: Any) -> Objective:
             return "mlm"
         if "ConditionalGeneration" in architecture or "Seq2SeqLM" in architecture:
             return "span"
+        if "LMHeadModel" in architecture and encoder_decoder:  # T5's name in its oldest checkpoints
+            return "span"
         if "CausalLM" in architecture or "LMHeadModel" in architecture:
             return "clm"
     model_type, known = getattr(config, "model_type", None), _model_types()
