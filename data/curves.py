@@ -1,6 +1,6 @@
 """What does the pretraining of the bundled models look like? Draws `data/curves.png` from their logs.
 
-    python data/curves.py
+python data/curves.py
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ UNITS = {"bert-mini": "masked tokens (15 %)", "gpt2-mini": "next tokens", "t5-mi
 
 def main() -> None:
     """Draw one panel per model: held-out and training loss against tokens seen, with the models without context."""
-    folders = [folder for folder in sorted((ROOT / "data" / "models").iterdir()) if (folder / "training.json").is_file()]
+    folders = [
+        folder for folder in sorted((ROOT / "data" / "models").iterdir()) if (folder / "training.json").is_file()
+    ]
     sns.set_theme(style="whitegrid", palette="colorblind")
     figure, panels = plt.subplots(1, len(folders), figsize=(4.6 * len(folders), 3.8), squeeze=False)
     for folder, ax in zip(folders, panels[0], strict=True):

@@ -35,9 +35,11 @@ def test_masking_hides_the_stated_share_and_keeps_the_rest():
     text = text_of(2000, 40)
     batch = MASKING(text, np.random.default_rng(0))
     ids, labels = batch["input_ids"].numpy(), batch["labels"].numpy()
-    assert (ids[:, 0] == 1).all() and (ids[:, -1] == 2).all()
+    assert (ids[:, 0] == 1).all()
+    assert (ids[:, -1] == 2).all()
     predicted = labels != IGNORE
-    assert (predicted.sum(1) == 6).all() and not predicted[:, [0, -1]].any()
+    assert (predicted.sum(1) == 6).all()
+    assert not predicted[:, [0, -1]].any()
     assert (labels[:, 1:-1][predicted[:, 1:-1]] == text[predicted[:, 1:-1]]).all()
     assert (ids[:, 1:-1][~predicted[:, 1:-1]] == text[~predicted[:, 1:-1]]).all()
     # 12,000 draws: the standard error of a share of 0.8 is 0.004
@@ -58,7 +60,8 @@ def test_span_corruption_can_be_undone():
             else:
                 pieces[current].append(token)
         restored = [piece for token in source[:-1] for piece in (pieces.pop(token) if token >= 100 else [token])]
-        assert restored == row.tolist() and not pieces
+        assert restored == row.tolist()
+        assert not pieces
         assert sum(token < 100 for token in target[:-1]) == round(0.15 * 60)
 
 
@@ -68,14 +71,17 @@ def test_a_step_can_be_made_again_without_the_ones_before_it():
     steps = TrainingSteps(streams, {"a": 3.0, "b": 1.0}, Causal(), **make)
     again = TrainingSteps(streams, {"a": 3.0, "b": 1.0}, Causal(), **make)
     first = [steps[i]["input_ids"] for i in range(5)]
-    assert torch.equal(again[4]["input_ids"], first[4]) and not torch.equal(first[0], first[2])
-    assert first[0].shape == (4, 16) and first[1].shape == (2, 32)
+    assert torch.equal(again[4]["input_ids"], first[4])
+    assert not torch.equal(first[0], first[2])
+    assert first[0].shape == (4, 16)
+    assert first[1].shape == (2, 32)
     assert all((rows.diff(dim=1) == 1).all() for rows in first), "a row is a run of one stream"
 
 
 def test_held_out_rows_do_not_overlap():
     rows = held_out_rows(np.arange(1003), 10, 500)
-    assert rows.shape == (100, 10) and len(np.unique(rows)) == 1000
+    assert rows.shape == (100, 10)
+    assert len(np.unique(rows)) == 1000
 
 
 def test_count_models_are_the_formulas():
@@ -133,7 +139,8 @@ def test_doubling_the_width_without_noise_changes_no_prediction(monkeypatch):
         if "decoder" not in name and "position_ids" not in name
     }
     missing, unexpected = wide.load_state_dict(warm_start.widened_and_stacked(old), strict=False)
-    assert not unexpected and all("decoder" in name for name in missing)
+    assert not unexpected
+    assert all("decoder" in name for name in missing)
     wide.tie_weights()
     ids = torch.from_numpy(text_of(3, 12))
     with torch.no_grad():
@@ -169,7 +176,9 @@ def test_r_data_are_read_as_r_writes_them(tmp_path):
 
 
 def test_text_is_put_together_again():
-    assert detokenized("`` Why ? ? '' she asked ( twice ) ; ; he left .".split()) == '"Why?" she asked (twice); he left.'
+    assert (
+        detokenized("`` Why ? ? '' she asked ( twice ) ; ; he left .".split()) == '"Why?" she asked (twice); he left.'
+    )
     assert paragraphs_of(["one", "two", " ", "three"]) == ["one two", "three"]
 
 
@@ -178,5 +187,6 @@ def test_contamination_finds_repeated_sentences_only():
     found = Contamination([long, "effective but tepid biopic", "too short"])
     assert "He said: The Rock is destined, to be the NEW hero of it" in found
     assert "an effective, but tepid biopic!" in found
-    assert "the rock is destined to be something else" not in found and "too short" not in found
+    assert "the rock is destined to be something else" not in found
+    assert "too short" not in found
     assert word_groups("a b c") == set()

@@ -1,0 +1,69 @@
+"""Which figures and checksums stand in `data/README.md`? Writes them there, and into `data/checksums.json`.
+
+    python data/describe.py
+
+reads `data/models/*/training.json` and `held_out.json` (made by `data/pretrain.py`) and hashes every shipped file of
+`data/models` and `data/corpus`. The labelled tasks have their own page and checksums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from build_corpus import ROOT
+from held_out import HeldOut, table
+
+DATA = ROOT / "data"
+START, END = "<!-- {}: written by describe.py -->", "<!-- end of {} -->"
+
+
+def checksums() -> dict[str, str]:
+    """Return the sha256 of every shipped file of models and corpus, by its path inside `data/`."""
+    files = sorted(path for folder in ("models", "corpus") for path in (DATA / folder).rglob("*") if path.is_file())
+    return {path.relative_to(DATA).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def facts_of(folder: Path) -> str:
+    """Return one model's section: what it is, how it was trained, how well it predicts."""
+    facts = json.loads((folder / "training.json").read_text())
+    measured = json.loads((folder / "held_out.json").read_text())["sources"]
+    megabytes = (folder / "model.safetensors").stat().st_size / 1e6
+    lines = [
+        f"### {facts['name']}",
+        "",
+        f"{facts['parameters'] / 1e6:.1f}M parameters, {megabytes:.1f} MB in fp16. Trained on {facts['tokens']:,} "
+        f"tokens ({facts['step']:,} steps) in {facts['minutes']:.0f} minutes on {facts['hardware']}.",
+        "",
+        table({source: HeldOut(**values) for source, values in measured.items()}),
+    ]
+    if "second_moments_lost_in_fp16" in facts:
+        lost = 100 * facts["second_moments_lost_in_fp16"]
+        lines += ["", f"Of the nonzero second moments {lost:.1f} % are too small for fp16 and became 0."]
+    return "\n".join(lines)
+
+
+def filled(page: str, section: str, text: str) -> str:
+    """Return `page` with the part between the section's two marks replaced."""
+    start, end = START.format(section), END.format(section)
+    head, found, rest = page.partition(start)
+    if not found or end not in rest:
+        raise ValueError(f"expected the marks {start!r} and {end!r} in data/README.md")
+    return f"{head}{start}\n{text}\n{end}{rest.partition(end)[2]}"
+
+
+def main() -> None:
+    """Write both files."""
+    sums = checksums()
+    (DATA / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
+    folders = sorted(path.parent for path in (DATA / "models").glob("*/held_out.json"))
+    page = (DATA / "README.md").read_text(encoding="utf-8")
+    page = filled(page, "figures", "\n\n".join(map(facts_of, folders)))
+    listing = "\n".join(f"{digest}  {name}" for name, digest in sums.items())
+    page = filled(page, "checksums", f"```\n{listing}\n```")
+    (DATA / "README.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
