@@ -69,7 +69,7 @@ class Direction:
     def dot(self, other: Direction) -> float:
         """Return the inner product with another direction (accumulated in float64)."""
         shared = (name for name in self.vectors if name in other.vectors)
-        return sum(float((self.vectors[name].double() * other.vectors[name].double()).sum()) for name in shared)
+        return sum(float((self.vectors[name] * other.vectors[name]).sum(dtype=torch.float64)) for name in shared)
 
     def cosine(self, other: Direction) -> float:
         """Return the cosine of the angle to another direction."""
@@ -349,7 +349,7 @@ def _moving(
             raise TypeError(
                 f"expected selection= to be a Selection, got {type(selection).__name__}; use top_k or random_k"
             )
-        selection.check(model)
+        selection = selection.on(model)
     found = False
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point() or (parameter.ndim < 2 and not move_vectors):
@@ -379,6 +379,7 @@ def _finished(
     if normalize != "none":
         parameters = dict(model.named_parameters())
         dimensions = filter_dimensions(model) if normalize == "filter" else {}
+        selection = selection.on(model) if selection is not None else None
         for name, vector in vectors.items():
             weight = parameters[name].detach().to(vector.dtype)
             if selection is not None and not selection.is_whole(name):

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from gdrop_viz.fisher import Fisher
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shape = Sequence[int] | None
+Shapes = Mapping[str, tuple[int, ...] | None]
 _KINDS = ("element", "tensor", "layer", "component")
 
 
@@ -38,7 +39,8 @@ class Selection:
         A wholly selected tensor is kept as an expanded scalar and takes no memory.
     shapes
         Parameter name -> shape of every parameter that was chosen from (what `complement` is relative to). Tied
-        parameters appear once, under the first of their names.
+        parameters appear once, under the first of their names. None where it is not known because the scores came
+        from elsewhere (`Fisher.from_means`): `on(model)` fills it in.
     label
         What was selected, in words, for axes and tables.
     fisher
@@ -59,9 +61,10 @@ class Selection:
 
     def __post_init__(self) -> None:
         for name, mask in self.masks.items():
-            if name not in self.shapes or tuple(mask.shape) != tuple(self.shapes[name]) or mask.dtype != torch.bool:
+            shape = self.shapes.get(name, "none")
+            if mask.dtype != torch.bool or (shape is not None and tuple(mask.shape) != shape):
                 raise ValueError(
-                    f"expected for {name!r} a BoolTensor of shape {self.shapes.get(name, '(a known parameter)')}, "
+                    f"expected for {name!r} a BoolTensor of shape {shape}, "
                     f"got {mask.dtype} of shape {tuple(mask.shape)}; give each mask its parameter's shape"
                 )
 
@@ -78,7 +81,7 @@ class Selection:
     @property
     def n_total(self) -> int:
         """How many elements were chosen from."""
-        return sum(_size(shape) for shape in self.shapes.values())
+        return sum(map(_size, self.shapes.values()))
 
     def mask(self, name: str) -> Tensor:
         """Return the selected elements of the parameter `name` as a BoolTensor of its shape.
@@ -91,11 +94,14 @@ class Selection:
                 "a tied parameter goes by the first of its names in model.named_parameters()"
             )
         mask = self.masks.get(name)
+        _size(self.shapes[name])  # must be known
         return torch.zeros(self.shapes[name], dtype=torch.bool) if mask is None else mask.contiguous()
 
     def is_whole(self, name: str) -> bool:
         """Tell whether every element of the parameter `name` is selected."""
-        return name in self.masks and _count(self.masks[name]) == _size(self.shapes[name])
+        if name not in self.masks:
+            return False
+        return self.shapes[name] is None or _count(self.masks[name]) == _size(self.shapes[name])
 
     def complement(self) -> Selection:
         """Return everything else among the same parameters; also `~selection`."""
@@ -126,8 +132,11 @@ class Selection:
             masks, self.shapes, f"random, per tensor as many as {self.label} (seed {seed})", self.fisher
         )
 
-    def check(self, model: nn.Module) -> None:
-        """Raise ValueError if `model` lacks one of the selected parameters or has it in another shape."""
+    def on(self, model: nn.Module) -> Selection:
+        """Return this selection with all shapes known from `model`.
+
+        Raises ValueError if `model` lacks one of the selected parameters or has it in another shape.
+        """
         shapes = shapes_of(model)
         for name in self.masks:
             if name not in shapes:
@@ -135,11 +144,16 @@ class Selection:
                     f"expected a model with the selected parameter {name!r}, got {type(model).__name__} without it; "
                     "make the selection from this model or from its Fisher information"
                 )
-            if shapes[name] != tuple(self.shapes[name]):
+            if self.shapes[name] not in (None, shapes[name]):
                 raise ValueError(
-                    f"expected {name!r} of shape {tuple(self.shapes[name])}, got {shapes[name]} in "
+                    f"expected {name!r} of shape {self.shapes[name]}, got {shapes[name]} in "
                     f"{type(model).__name__}; make the selection from this model or from its Fisher information"
                 )
+        if None not in self.shapes.values():
+            return self
+        known = {name: shapes.get(name) if shape is None else shape for name, shape in self.shapes.items()}
+        masks = {name: _whole(known[name]) if self.is_whole(name) else mask for name, mask in self.masks.items()}
+        return Selection(masks, known, self.label, self.fisher)
 
     def summary(self, *, model: nn.Module | None = None, fisher: Fisher | None = None) -> pd.Series:
         """Return elements, share of elements, of Fisher information and (with `model`) of the squared weight norm."""
@@ -161,7 +175,9 @@ class Selection:
         """
         import pandas as pd
 
-        group = _grouping(by if by != "element" else "")
+        if model is not None and (known := self.on(model)) is not self:
+            return known.to_frame(by, model=model, fisher=fisher)
+        group = _grouping(by)
         fisher = self.fisher if fisher is None else fisher
         rows = []
         for name, shape in self.shapes.items():
@@ -172,7 +188,6 @@ class Selection:
                 row["share_of_fisher"], row["fisher_total"] = _fisher_sums(fisher, name, mask, shape)
             rows.append((name, row))
         if model is not None:
-            self.check(model)
             parameters = dict(model.named_parameters())
             for name, row in rows:
                 if name not in parameters:
@@ -195,7 +210,7 @@ class Selection:
 
         whole = [name for name in self.masks if self.is_whole(name)]
         bits = {name: np.packbits(mask.numpy()) for name, mask in self.masks.items() if name not in set(whole)}
-        facts = {"label": self.label, "shapes": {name: list(shape) for name, shape in self.shapes.items()}}
+        facts = {"label": self.label, "shapes": dict(self.shapes)}
         facts.update(whole=whole, names=self.names)
         with atomic_path(path) as temporary:
             save_file(bits, temporary, metadata={"gdrop_viz.selection": json.dumps(facts)})
@@ -211,7 +226,7 @@ class Selection:
                 bits = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not iterable itself)
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"expected a file written by Selection.save, got {os.fspath(path)!r} ({error})") from None
-        shapes = {name: tuple(shape) for name, shape in facts["shapes"].items()}
+        shapes = {name: None if shape is None else tuple(shape) for name, shape in facts["shapes"].items()}
         masks = {}
         for name in facts["names"]:
             if name in bits:
@@ -222,11 +237,14 @@ class Selection:
         return cls(masks, shapes, facts["label"])
 
     def __repr__(self) -> str:
-        return (
-            f"Selection({self.label!r}: {self.n_elements:,} of {self.n_total:,} elements in {len(self.masks)} tensors)"
-        )
+        tensors = f"{len(self.masks)} of {len(self.shapes)} tensors"
+        if None in self.shapes.values():
+            return f"Selection({self.label!r}: {tensors}, shapes not known)"
+        return f"Selection({self.label!r}: {self.n_elements:,} of {self.n_total:,} elements in {tensors})"
 
     def _repr_html_(self) -> str:
+        if None in self.shapes.values():
+            return f"<p>{html.escape(repr(self))}</p>"
         table = self.to_frame().to_html(float_format=lambda value: f"{value:.4g}")
         return f"<p>{html.escape(repr(self))}</p>{table}"
 
@@ -236,10 +254,10 @@ class Selection:
                 f"expected a Selection, got {type(other).__name__}; make one with top_k, bottom_k or random_k"
             )
         for name in self.shapes.keys() & other.shapes.keys():
-            if tuple(self.shapes[name]) != tuple(other.shapes[name]):
+            if self.shapes[name] != other.shapes[name]:
                 raise ValueError(
-                    f"expected two selections of one model, got {name!r} of shapes {tuple(self.shapes[name])} and "
-                    f"{tuple(other.shapes[name])}; select from the same model"
+                    f"expected two selections of one model, got {name!r} of shapes {self.shapes[name]} and "
+                    f"{other.shapes[name]}; select from the same model"
                 )
         shapes = {**self.shapes, **other.shapes}
         none = torch.zeros((), dtype=torch.bool)
@@ -248,7 +266,7 @@ class Selection:
             for name in shapes
             if name in self.masks or name in other.masks
         }
-        masks = {name: mask.expand(shapes[name]) for name, mask in masks.items()}
+        masks = {name: mask if shapes[name] is None else mask.expand(shapes[name]) for name, mask in masks.items()}
         fisher = self.fisher if self.fisher is not None else other.fisher
         return self._derived(masks, shapes, f"({self.label}) {word} ({other.label})", fisher)
 
@@ -258,7 +276,8 @@ class Selection:
         for name, mask in masks.items():
             count = _count(mask)
             if count:
-                kept[name] = _whole(shapes[name]) if count == _size(shapes[name]) else mask
+                whole = shapes[name] is None or count == _size(shapes[name])
+                kept[name] = _whole(shapes[name]) if whole else mask
         return Selection(kept, shapes, label, fisher)
 
 
@@ -373,7 +392,7 @@ def select(
     return Selection({name: _whole(shapes[name]) for name in names}, shapes, label)
 
 
-def shapes_of(model: nn.Module | Fisher | Selection) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: nn.Module | Fisher | Selection) -> dict[str, tuple[int, ...] | None]:
     """Return parameter name -> shape of a model's floating-point parameters (tied ones once), a Fisher, a Selection."""
     if isinstance(model, nn.Module):
         return {name: tuple(p.shape) for name, p in model.named_parameters() if p.is_floating_point()}
@@ -382,7 +401,7 @@ def shapes_of(model: nn.Module | Fisher | Selection) -> dict[str, tuple[int, ...
         raise TypeError(
             f"expected a torch.nn.Module, a Fisher or a Selection, got {type(model).__name__}; pass lm.model"
         )
-    return {name: tuple(shape) for name, shape in shapes.items()}
+    return {name: None if shape is None else tuple(shape) for name, shape in shapes.items()}
 
 
 def _ranked(
@@ -393,8 +412,7 @@ def _ranked(
         raise TypeError(f"expected a Fisher, got {type(fisher).__name__}; make one with fisher_information")
     means = fisher.means
     known = shapes_of(fisher)
-    # scores from elsewhere (Fisher.from_means) may come without shapes; whole tensors can still be ranked by name
-    shapes = _chosen_from({name: known.get(name, ()) for name in means.index}, parameters)
+    shapes = _chosen_from({name: known.get(name) for name in means.index}, parameters)
     label = f"{'bottom' if bottom else 'top'} {_amount(k)} of {by}s" + (" in each tensor" if within else "")
     if by == "element":
         if fisher.scores is None:
@@ -404,7 +422,8 @@ def _ranked(
             )
         masks = _selected_elements({name: fisher.scores[name] for name in shapes}, k, within, bottom=bottom)
     else:
-        weights = {name: _size(shape) for name, shape in shapes.items()}
+        # scores from elsewhere come without shapes: each tensor then weighs the same
+        weights = {name: 1 if shape is None else _size(shape) for name, shape in shapes.items()}
         sums: dict[str, float] = {}
         sizes: dict[str, int] = {}
         for name, group in zip(shapes, map(_grouping(by), shapes), strict=True):
@@ -496,7 +515,7 @@ def named_generator(name: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _fisher_sums(fisher: Fisher, name: str, mask: Tensor | None, shape: Sequence[int]) -> tuple[float, float]:
+def _fisher_sums(fisher: Fisher, name: str, mask: Tensor | None, shape: Shape) -> tuple[float, float]:
     if name not in fisher.means.index:
         raise ValueError(f"expected a Fisher with the parameter {name!r}, got one without it; use the same model's")
     total = float(fisher.means[name]) * _size(shape)
@@ -527,7 +546,7 @@ def _check_kind(by: str, within: str | None) -> None:
         raise ValueError(f"expected within=None, or within='tensor' with by='element', got {within!r} with by={by!r}")
 
 
-def _chosen_from(shapes: Shapes, parameters: Callable[[str], bool] | None) -> dict[str, tuple[int, ...]]:
+def _chosen_from(shapes: Shapes, parameters: Callable[[str], bool] | None) -> dict[str, tuple[int, ...] | None]:
     kept = {name: shape for name, shape in shapes.items() if parameters is None or parameters(name)}
     if not kept:
         raise ValueError(
@@ -536,8 +555,8 @@ def _chosen_from(shapes: Shapes, parameters: Callable[[str], bool] | None) -> di
     return kept
 
 
-def _whole(shape: Sequence[int]) -> Tensor:
-    return torch.ones((), dtype=torch.bool).expand(tuple(shape))
+def _whole(shape: Shape) -> Tensor:
+    return torch.ones((), dtype=torch.bool).expand(tuple(shape or ()))
 
 
 def _count(mask: Tensor) -> int:
@@ -546,7 +565,11 @@ def _count(mask: Tensor) -> int:
     return int(mask.count_nonzero())
 
 
-def _size(shape: Sequence[int]) -> int:
+def _size(shape: Shape) -> int:
+    if shape is None:
+        raise ValueError(
+            "expected parameters of known shape, got scores from elsewhere; call selection.on(model) first"
+        )
     return int(np.prod(shape, dtype=np.int64))
 
 

@@ -454,11 +454,12 @@ def _titled(ax: Axes, title: str, note: str) -> None:
     import textwrap
 
     lines = "\n".join(textwrap.wrap(note, 48))
+    lift = -24 if ax.name == "3d" else 5  # above a sheet there is room inside the axes
     # the note sits in the title's padding: so the layout knows of both
     ax.annotate(
-        lines, (0.5, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", ha="center", fontsize="small"
+        lines, (0.5, 1), (0, lift), xycoords="axes fraction", textcoords="offset points", ha="center", fontsize="small"
     )
-    ax.set_title("\n".join(textwrap.wrap(title, 40)), pad=12 * (lines.count("\n") + 1) + 8)
+    ax.set_title("\n".join(textwrap.wrap(title, 40)), pad=12 * (lines.count("\n") + 1) + 3 + lift)
 
 
 def _plain_ticks(axis: Any, scale: _Scale, ticks: np.ndarray) -> None:
