@@ -122,7 +122,20 @@ def locate(model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> list[
         rate = rates.get(keys[0], calls[0].rate)
         site = _described(body, name, owners[name], rate, calls, [inside.get(p, p) for p in followed[name]])
         found.append(LocatedSite(replace(site, controllable=knob is not None), knob, keys, rate))
-    return found
+    return _with_stacks(found)
+
+
+def _with_stacks(found: list[LocatedSite]) -> list[LocatedSite]:
+    """Name the stack where there are two, also of what lies outside the layers; OPT's lone "decoder" is no stack."""
+    stacks = {place.site.stack for place in found} - {""}
+
+    def stack(site: DropoutSite) -> str:
+        if len(stacks) < 2 or site.kind == "head":
+            return ""
+        first = site.name.partition(".")[0]
+        return site.stack or (first if first in stacks else "")
+
+    return [replace(place, site=replace(place.site, stack=stack(place.site))) for place in found]
 
 
 def _names_inside(body: Backbone) -> dict[str, str]:

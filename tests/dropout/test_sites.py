@@ -271,4 +271,6 @@ def test_errors_leave_the_model_alone():
 
 def test_layers_come_from_the_names():
     for site in dropout_sites(build("Pegasus").model):
-        assert (site.stack, site.layer) == place_of(site.name)[:2]
+        assert site.layer == place_of(site.name).layer
+        assert site.stack == site.name.partition(".")[0], "also of the embeddings' dropout"
+    assert {site.stack for site in dropout_sites(build("OPT").model)} == {""}, "a lone decoder is no second stack"
