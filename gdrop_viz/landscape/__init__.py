@@ -1,5 +1,6 @@
 """What happens to the loss when chosen parameters move? Selections, directions, surfaces, curvature, paths."""
 
+from gdrop_viz.landscape.density import SpectralDensity, hessian_density
 from gdrop_viz.landscape.directions import (
     Direction,
     difference_direction,
@@ -7,24 +8,40 @@ from gdrop_viz.landscape.directions import (
     orthogonalized,
     random_direction,
 )
+from gdrop_viz.landscape.hessian import Hessian
+from gdrop_viz.landscape.paths import LossLine, Trajectory, loss_line, project_trajectory, trajectory_directions
 from gdrop_viz.landscape.selection import Selection, bottom_k, random_k, select, top_k
+from gdrop_viz.landscape.spectrum import HessianSpectrum, hessian_spectrum
 from gdrop_viz.landscape.surface import Surface
 from gdrop_viz.landscape.sweep import SurfacePoint, loss_surface, loss_surfaces, proposed_extent
+from gdrop_viz.landscape.trace import HessianTrace, hessian_trace
 
 __all__ = [
     "Direction",
+    "Hessian",
+    "HessianSpectrum",
+    "HessianTrace",
+    "LossLine",
     "Selection",
+    "SpectralDensity",
     "Surface",
     "SurfacePoint",
+    "Trajectory",
     "bottom_k",
     "difference_direction",
     "gradient_direction",
+    "hessian_density",
+    "hessian_spectrum",
+    "hessian_trace",
+    "loss_line",
     "loss_surface",
     "loss_surfaces",
     "orthogonalized",
+    "project_trajectory",
     "proposed_extent",
     "random_direction",
     "random_k",
     "select",
     "top_k",
+    "trajectory_directions",
 ]

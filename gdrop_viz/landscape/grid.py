@@ -27,7 +27,8 @@ def coordinates(extent: Extent, points: int) -> np.ndarray:
     if not (np.isfinite([low, high]).all() and low < high):
         raise ValueError(f"expected extent as a number above 0 or as (low, high) with low < high, got {extent!r}")
     if low != -high:
-        return np.linspace(low, high, points)
+        grid = np.linspace(low, high, points)
+        return np.where(np.abs(grid) < 1e-12 * (high - low), 0.0, grid)
     # the positive half, mirrored: -x and x are then the same number
     half = high * np.arange((points + 1) % 2, points, 2) / (points - 1)
     return np.concatenate([-half[::-1][: points // 2], half])

@@ -1,0 +1,157 @@
+"""Which directions curve the loss most? The Hessian's extreme eigenvalues and eigenvectors, by Lanczos."""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor, nn
+
+from gdrop_viz._progress import progress_bar
+from gdrop_viz.landscape.directions import Direction
+from gdrop_viz.landscape.hessian import Hessian
+from gdrop_viz.landscape.selection import Selection
+from gdrop_viz.objectives import Loss
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ENDS = ("LA", "SA", "LM", "BE")
+
+
+@dataclass(frozen=True, eq=False)
+class HessianSpectrum:
+    """Extreme eigenpairs of the Hessian of the mean loss.
+
+    Attributes
+    ----------
+    eigenvalues
+        (k,), descending; nats per squared unit of weight space. Fewer than asked for if Lanczos did not converge.
+    residuals
+        (k,): ‖H v - λ v‖ / |λ|, computed anew with one more Hessian-vector product for each pair.
+    converged
+        (k,) bool: the residual is at most ten times the tolerance that was asked for (and above rounding).
+    directions
+        Unit eigenvectors as `Direction`s: for `loss_surface`, with `.scaled(norm)`.
+    n_products
+        How many Hessian-vector products it took.
+    label
+        Over which parameters.
+    """
+
+    eigenvalues: np.ndarray
+    residuals: np.ndarray
+    converged: np.ndarray
+    directions: tuple[Direction, ...]
+    n_products: int
+    label: str
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per eigenvalue."""
+        import pandas as pd
+
+        columns = {"eigenvalue": self.eigenvalues, "residual": self.residuals, "converged": self.converged}
+        return pd.DataFrame(columns).rename_axis("number")
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{value:.4g}" for value in self.eigenvalues)
+        state = "all converged" if self.converged.all() else f"{int(self.converged.sum())} of them converged"
+        return f"HessianSpectrum({self.label}: eigenvalues {values}; {state}, {self.n_products} products)"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.to_frame().to_html(float_format=lambda v: f'{v:.4g}')}"
+
+
+class _Stopped(Exception):
+    pass
+
+
+def hessian_spectrum(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    k: int = 5,
+    *,
+    which: str = "LA",
+    selection: Selection | None = None,
+    tolerance: float = 1e-3,
+    max_iterations: int | None = None,
+    basis: int | None = None,
+    seed: int = 0,
+    loss: Loss | None = None,
+    progress: bool = True,
+    stop: threading.Event | None = None,
+) -> HessianSpectrum:
+    """Return the k extreme eigenpairs of the Hessian of L = 1/N Σ_n L_n (or of its block over a selection).
+
+    Implicitly restarted Lanczos (ARPACK through `scipy.sparse.linalg.eigsh`) on exact Hessian-vector products; the
+    starting vector is seeded, so the result is repeatable.
+
+    Parameters
+    ----------
+    which
+        "LA" largest, "SA" smallest (most negative), "LM" largest in magnitude, "BE" both ends.
+    tolerance
+        Relative accuracy asked of the eigenvalues.
+    max_iterations
+        Restarts of Lanczos; when they are used up, what has converged is returned.
+    basis
+        Vectors kept (ARPACK's ncv, default 2k + 1 and at least 20): each takes as much memory as the parameters.
+    stop
+        Checked before each product; when set, RuntimeError is raised (Lanczos has no partial result).
+
+    Raises ValueError for a k that is not in 1 .. n - 1.
+
+    >>> import torch
+    >>> model = nn.Linear(3, 1, bias=False)
+    >>> square = lambda outputs, batch: outputs[:, 0] ** 2  # Hessian: 2 · mean of x xᵀ
+    >>> batches = [{"input": torch.diag(torch.tensor([3.0, 2.0, 1.0]))}]
+    >>> hessian_spectrum(model, batches, k=1, loss=square, progress=False).eigenvalues.round(4)
+    array([6.], dtype=float32)
+    """
+    if which not in _ENDS:
+        raise ValueError(f"expected which= one of {', '.join(map(repr, _ENDS))}, got {which!r}")
+    hessian = Hessian(model, batches, selection=selection, loss=loss)
+    n = hessian.shape[0]
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k < n:
+        raise ValueError(f"expected k as a whole number from 1 to {n - 1:,} (one less than the elements), got {k!r}")
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+    products = 0
+    with hessian, progress_bar(total=None, description="Lanczos", unit="product", show=progress) as bar:
+
+        def product(vector: np.ndarray) -> np.ndarray:
+            nonlocal products
+            if stop is not None and stop.is_set():
+                raise _Stopped
+            products += 1
+            bar.update()
+            return hessian @ vector
+
+        start = np.random.default_rng(seed).standard_normal(n).astype(hessian.dtype)
+        operator = LinearOperator(hessian.shape, matvec=product, dtype=hessian.dtype)
+        try:
+            values, vectors = eigsh(
+                operator, k=k, which=which, tol=tolerance, maxiter=max_iterations, ncv=basis, v0=start
+            )
+        except ArpackNoConvergence as error:
+            values, vectors = error.eigenvalues, error.eigenvectors
+        except _Stopped:
+            raise RuntimeError(
+                "the spectrum was stopped before it converged; start it again, or ask for less"
+            ) from None
+        order = np.argsort(-values)
+        values, vectors = values[order], vectors[:, order]
+        residuals = np.array(
+            [
+                np.linalg.norm(hessian @ vector - value * vector) / max(abs(float(value)), np.finfo(hessian.dtype).tiny)
+                for value, vector in zip(values, vectors.T, strict=True)
+            ]
+        )
+    # eigenvalues are accurate to the square of the residual; in single precision products round at about 1e-6
+    allowed = 10 * max(tolerance, 100 * float(np.finfo(hessian.dtype).eps))
+    directions = tuple(hessian.direction(vector, f"Hessian eigenvector {i + 1}") for i, vector in enumerate(vectors.T))
+    return HessianSpectrum(values, residuals, residuals <= allowed, directions, products + len(values), hessian.label)

@@ -1,0 +1,150 @@
+"""How curved is the loss in total, and in which layers? The Hessian's trace, by Hutchinson's estimator."""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor, nn
+
+from gdrop_viz._progress import progress_bar
+from gdrop_viz.anatomy import place_of
+from gdrop_viz.landscape.hessian import Hessian, random_signs
+from gdrop_viz.landscape.selection import Selection
+from gdrop_viz.objectives import Loss
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class HessianTrace:
+    """Estimates of tr H, and of the trace of each tensor's diagonal block.
+
+    Attributes
+    ----------
+    samples
+        (n_probes, n_tensors): vₜᵀ(H v)ₜ for each probe v and tensor t; its mean over probes estimates tr Hₜₜ.
+    names, sizes
+        The tensors, and how many (selected) elements each has: trace / size is its mean Hessian diagonal, the
+        counterpart of its mean Fisher score.
+    label
+        Over which parameters.
+    """
+
+    samples: np.ndarray
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    label: str
+
+    @property
+    def n_probes(self) -> int:
+        """How many probes were averaged."""
+        return len(self.samples)
+
+    @property
+    def mean(self) -> float:
+        """The estimate of tr H, in nats per squared unit of weight space."""
+        return float(self.samples.sum(axis=1).mean())
+
+    total = mean
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of `mean` over probes (not over text: the Hessian is that of the given batches)."""
+        return _standard_error(self.samples.sum(axis=1))
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """The trace of each layer; see `to_frame`."""
+        return self.to_frame("layer")
+
+    @property
+    def components(self) -> pd.DataFrame:
+        """The trace of each kind of component; see `to_frame`."""
+        return self.to_frame("component")
+
+    def to_frame(self, by: str = "tensor") -> pd.DataFrame:
+        """Return one row per "tensor", "layer" or "component".
+
+        Columns: elements; trace and its standard_error over probes; mean_diagonal = trace / elements.
+        """
+        import pandas as pd
+
+        groupings = {
+            "tensor": lambda name: name,
+            "layer": lambda name: place_of(name).label,
+            "component": lambda name: place_of(name).component,
+        }
+        if by not in groupings:
+            raise ValueError(f"expected by= one of {', '.join(map(repr, groupings))}, got {by!r}")
+        groups = [groupings[by](name) for name in self.names]
+        rows = []
+        for group in dict.fromkeys(groups):
+            members = [i for i, other in enumerate(groups) if other == group]
+            sums = self.samples[:, members].sum(axis=1)
+            elements = sum(self.sizes[i] for i in members)
+            rows.append(
+                {by: group, "elements": elements, "trace": sums.mean(), "standard_error": _standard_error(sums)}
+            )
+        frame = pd.DataFrame(rows).set_index(by)
+        return frame.assign(mean_diagonal=frame["trace"] / frame["elements"])
+
+    def __repr__(self) -> str:
+        return f"HessianTrace({self.label}: {self.mean:.4g} ± {self.standard_error:.2g} from {self.n_probes} probes)"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.layers.to_html(float_format=lambda v: f'{v:.4g}')}"
+
+
+def hessian_trace(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    n_probes: int = 30,
+    *,
+    selection: Selection | None = None,
+    seed: int = 0,
+    loss: Loss | None = None,
+    progress: bool = True,
+    stop: threading.Event | None = None,
+) -> HessianTrace:
+    """Estimate the trace of the Hessian of L = 1/N Σ_n L_n, in total and for each tensor.
+
+    Hutchinson: tr H = E[vᵀ H v] for v of independent random signs; restricted to the entries of one tensor, vₜᵀ(H v)ₜ
+    has the trace of that tensor's block as its mean. When `stop` is set, the probes done so far are returned.
+
+    Raises ValueError for n_probes below 2, RuntimeError if it is stopped before the second probe.
+
+    >>> import torch
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> square = lambda outputs, batch: outputs[:, 0] ** 2
+    >>> batches = [{"input": torch.tensor([[3.0, 0.0], [0.0, 1.0]])}]  # Hessian diag(9, 1)
+    >>> round(hessian_trace(model, batches, n_probes=4, loss=square, progress=False).mean, 4)
+    10.0
+    """
+    if isinstance(n_probes, bool) or not isinstance(n_probes, (int, np.integer)) or n_probes < 2:
+        raise ValueError(f"expected n_probes as a whole number of at least 2 (for a standard error), got {n_probes!r}")
+    samples = []
+    with (
+        Hessian(model, batches, selection=selection, loss=loss) as hessian,
+        progress_bar(total=n_probes, description="Hutchinson", unit="probe", show=progress) as bar,
+    ):
+        n = hessian.shape[0]
+        for probe in range(n_probes):
+            if stop is not None and stop.is_set():
+                break
+            signs = random_signs(n, hessian.dtype, seed=seed, probe=probe)
+            products = zip(hessian.blocks(signs), hessian.blocks(hessian @ signs), strict=True)
+            samples.append([float(np.dot(a.astype(np.float64), b)) for a, b in products])
+            bar.update()
+    if len(samples) < 2:
+        raise RuntimeError("the trace was stopped before the second probe; nothing can be said of it")
+    return HessianTrace(np.array(samples), tuple(hessian.names), tuple(hessian.sizes), hessian.label)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
