@@ -34,6 +34,9 @@ class PairedTrainer(Trainer):
     def __init__(self, *args: Any, group_by_length: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group_by_length = group_by_length
+        # a classifier's loss is a mean over the batch: without this the Trainer takes the **kwargs of its forward for
+        # the ability to average over all accumulated batches, and adds their gradients up instead
+        self.model_accepts_loss_kwargs = False
         self.update_loss = 0.0  # of the micro-batches since the last update
         self.update_rows = 0
 

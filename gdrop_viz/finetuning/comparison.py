@@ -147,7 +147,9 @@ def _task_checksum(task: Task) -> str:
     """Return a sha256 of what the runs see of a task: kind, metrics, training and validation rows."""
     digest = hashlib.sha256(json.dumps([task.kind, task.n_labels, task.metrics]).encode())
     for name, rows in {"train": task.train, "validation": task.validation, **task.more_validation}.items():
-        columns = {column: list(rows[column]) for column in ("text", "text_pair", "label") if column in rows.column_names}
+        columns = {
+            column: list(rows[column]) for column in ("text", "text_pair", "label") if column in rows.column_names
+        }
         digest.update(json.dumps([name, columns]).encode())
     return digest.hexdigest()
 

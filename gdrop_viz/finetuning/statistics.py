@@ -131,8 +131,9 @@ def paired_power(effect: float, std: float, n: int, *, alpha: float = 0.05) -> f
     if std == 0:
         return float(effect != 0)
     critical, shift = t.ppf(1 - alpha / 2, n - 1), abs(effect) / std * math.sqrt(n)
-    # for huge shifts scipy's nct.cdf may underflow to NaN; the power is then 1 to all digits
-    return float(np.nan_to_num(1 - nct.cdf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift), nan=1.0))
+    # scipy's value of the far tail may be NaN where it is below 1e-10
+    far = float(np.nan_to_num(nct.cdf(-critical, n - 1, shift)))
+    return float(nct.sf(critical, n - 1, shift)) + far
 
 
 def detectable_effect(std: float, n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
@@ -227,6 +228,8 @@ def verdict(
             else f"p is not below {alpha:g}: run more seeds"
         )
         return f"{a} seems {better} than {b}: {mean} ({facts}), a hint and no finding, since {why}"
+    if test.std == 0 == test.mean:
+        return f"{a} and {b}: the same score in every run ({test.n} seeds), so what would have shown is unknown"
     effect = scale * detectable_effect(test.std, test.n, alpha=alpha, power=power)
     only_hint = f", and only as a hint: run at least {_least_seeds(alpha)} seeds" if smallest_p(test.n) > alpha else ""
     return (
