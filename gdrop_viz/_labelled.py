@@ -14,6 +14,11 @@ SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "dev", "valid",
 MOST_CLASSES = 30
 
 
+def values_of(table: Dataset, column: str) -> list[Any]:
+    """Return a whole column at once; iterating over `table[column]` fetches row by row, fifty times slower."""
+    return list(table[column][:])
+
+
 def standard_columns(name: str, table: Dataset, *, text: str, text_pair: str | None, label: str) -> Dataset:
     """Return only the named columns of `table`, called "text", "text_pair" and "label"; raises if a cell is empty."""
     from datasets import Value
@@ -23,7 +28,7 @@ def standard_columns(name: str, table: Dataset, *, text: str, text_pair: str | N
     for new, old in chosen.items():
         if old not in table.column_names:
             raise ValueError(f"{name!r} has no column {old!r} (pass {new}=); it has {', '.join(table.column_names)}")
-        gaps = sum(value is None or value != value for value in table[old])
+        gaps = sum(value is None or value != value for value in values_of(table, old))
         if gaps:
             raise ValueError(f"{gaps} of {len(table)} rows of {name!r} have no {old!r}; fill or drop them first")
     if len(set(chosen.values())) < len(chosen):
@@ -70,12 +75,12 @@ def split_by_share(rows: Dataset, share: float, *, stratify: bool, seed: int) ->
     """Draw a share of the rows for validation; all rows with the same text go to one side."""
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
         raise ValueError(f"validation must be a share between 0 and 1, a column or a file, got {share!r}")
-    texts = list(zip(*(rows[column] for column in rows.column_names if column != "label"), strict=True))
+    texts = list(zip(*(values_of(rows, column) for column in rows.column_names if column != "label"), strict=True))
     first: dict[tuple, int] = {}
     for i, text in enumerate(texts):
         first.setdefault(text, i)
     groups = np.fromiter(first.values(), dtype=np.int64)
-    classes = np.asarray(rows["label"])[groups] if stratify else None
+    classes = np.asarray(values_of(rows, "label"))[groups] if stratify else None
     chosen = set(groups[drawing_order(len(groups), classes, seed)[: round(share * len(groups))]].tolist())
     held_out = np.fromiter((first[text] in chosen for text in texts), dtype=bool)
     if held_out.all() or not held_out.any():

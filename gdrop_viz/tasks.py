@@ -21,6 +21,7 @@ from gdrop_viz._labelled import (
     split_by_column,
     split_by_share,
     standard_columns,
+    values_of,
     with_labels,
 )
 from gdrop_viz.bundled import bundled_tasks, data_folder
@@ -97,7 +98,7 @@ class Task:
                 raise ValueError(f"{self.name}'s {split} rows need the columns text and label, got {rows.column_names}")
             if not len(rows):
                 raise ValueError(f"{self.name} has no {split} rows")
-            labels = np.asarray(rows["label"])
+            labels = np.asarray(values_of(rows, "label"))
             if self.kind == "classification" and not set(np.unique(labels)) <= set(range(self.n_labels)):
                 raise ValueError(
                     f"{self.name}'s {split} labels must be 0 ... {self.n_labels - 1}, got {np.unique(labels)[:10]}"
@@ -169,7 +170,7 @@ class Task:
 
         rows = {}
         for split, data in self.splits.items():
-            labels = np.asarray(data["label"])
+            labels = np.asarray(values_of(data, "label"))
             if self.kind == "regression":
                 rows[split] = {"rows": len(labels), "mean": labels.mean(), "std": labels.std()}
             else:
@@ -191,7 +192,7 @@ class Task:
             return rows
         if not isinstance(n, (int, np.integer)) or not 1 <= n <= len(rows):
             raise ValueError(f"{self.name} has {len(rows)} {what} rows; asked for {n!r}")
-        classes = np.asarray(rows["label"]) if self.kind == "classification" else None
+        classes = np.asarray(values_of(rows, "label")) if self.kind == "classification" else None
         return rows.select(np.sort(drawing_order(len(rows), classes, seed)[:n]))
 
 
@@ -249,7 +250,7 @@ def load_task(
     name = os.fspath(name)
     columns: dict[str, Any] = {"text": text, "text_pair": text_pair, "label": label}
     with quiet_datasets():
-        if name in bundled_tasks() or (name.startswith("glue/") and not Path(name).exists()):
+        if name in bundled_tasks() or (name.startswith("glue/") and not Path(name).is_file()):
             if (text, text_pair, label, validation, kind) != ("text", None, "label", None, None):
                 raise ValueError(
                     f"text=, text_pair=, label=, validation= and kind= are for local files, not for {name!r}"
@@ -300,19 +301,20 @@ def _from_table(
     )
     if separate:
         rows = concatenate_datasets([rows, standard(read_table(validation))])
-    kind = kind or kind_of(name, rows["label"])
-    classes = sorted(set(rows["label"])) if kind == "classification" else [None]
+    labels = values_of(rows, "label")
+    kind = kind or kind_of(name, labels)
+    classes = sorted(set(labels)) if kind == "classification" else [None]
     if kind == "classification":
         if len(classes) < 2:
             raise ValueError(f"{name!r} has only the label {classes[0]!r}; a classification needs two classes")
         number = {value: i for i, value in enumerate(classes)}
-        rows = with_labels(rows, [number[value] for value in rows["label"]])
+        rows = with_labels(rows, [number[value] for value in labels])
     else:
-        rows = with_labels(rows, as_numbers(name, rows["label"]))
+        rows = with_labels(rows, as_numbers(name, labels))
     if separate:
         splits = {"train": rows.select(range(n_train)), "validation": rows.select(range(n_train, len(rows)))}
     elif isinstance(validation, str):
-        splits = split_by_column(name, rows, table[validation])
+        splits = split_by_column(name, rows, values_of(table, validation))
     else:
         splits = split_by_share(rows, validation, stratify=kind == "classification", seed=seed)
     return Task(
@@ -351,7 +353,9 @@ def _from_glue(
         split: standard_columns(name, data, text=glue.text, text_pair=glue.text_pair, label="label")
         for split, data in splits.items()
     }
-    rows = {split: with_labels(data, [number(label) for label in data["label"]]) for split, data in rows.items()}
+    rows = {
+        split: with_labels(data, [number(label) for label in values_of(data, "label")]) for split, data in rows.items()
+    }
     return Task(
         name=f"glue/{config}",
         train=rows["train"],
