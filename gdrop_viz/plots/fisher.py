@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gdrop_viz.fisher import Fisher
 
 MEASURES = {
-    "mean": "mean Fisher score of the tensors (nats² per squared unit)",
-    "weighted mean": "mean Fisher score per parameter (nats² per squared unit)",
+    "mean": "mean Fisher score of the tensors (nats²/unit²)",
+    "weighted mean": "mean Fisher score per parameter (nats²/unit²)",
     "share": "share of all information",
 }
 _STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
@@ -30,7 +30,7 @@ def fisher_profile(
     by: str = "layer",
     measure: str = "mean",
     normalize: bool | None = None,
-    log: bool = False,
+    log: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the Fisher information along the depth of one model, or of several on one axis.
@@ -46,7 +46,7 @@ def fisher_profile(
     normalize
         Divide each profile by its maximum; the default does so for several models, whose scores have different scales.
     log
-        Logarithmic scale.
+        Logarithmic scale: places differ by orders of magnitude.
     ax
         Axes to draw on; by default new ones.
 
@@ -59,7 +59,7 @@ def fisher_profile(
     >>> from gdrop_viz import Fisher
     >>> fisher = Fisher.from_means(pd.Series({"h.0.attn.c_attn.weight": 2.0, "h.1.mlp.c_fc.weight": 1.0}))
     >>> fisher_profile(fisher).get_ylabel()
-    'mean Fisher score of the tensors (nats² per squared unit)'
+    'mean Fisher score of the tensors (nats²/unit²)'
     """
     _check_measure(measure)
     several = isinstance(fisher, Mapping)
