@@ -213,6 +213,7 @@ def _add_squares_in_blocks(uses: list[Use], scores: Tensor | None) -> Tensor:
     sample = scores if scores is not None else _any_gradient(uses)
     dtype = _accumulation_dtype(sample)
     buffer = torch.empty((step, *shape[1:]) if shape else (), dtype=dtype, device=sample.device)
+    known_norms = _norms_by_gram(uses) if _gram_costs(uses) < _DOT_SHARE else None
     norms = torch.zeros(len(first.offsets) - 1, dtype=dtype, device=sample.device)
     for start in range(0, height, step):
         rows = slice(start, min(start + step, height))
@@ -222,10 +223,11 @@ def _add_squares_in_blocks(uses: list[Use], scores: Tensor | None) -> Tensor:
             first.write_to(gradient, n, rows)
             for use in others:
                 use.add_to(gradient, n, rows)
-            norms[n] += torch.dot(flat, flat)
+            if known_norms is None:
+                norms[n] += torch.dot(flat, flat)
             if scores is not None:
                 (scores[rows] if shape else scores).addcmul_(gradient, gradient)
-    return norms
+    return norms if known_norms is None else known_norms
 
 
 def squared_norms(uses: list[Use]) -> Tensor:
@@ -236,8 +238,25 @@ def squared_norms(uses: list[Use]) -> Tensor:
     if all(isinstance(use, ElementwiseUse) for use in uses):
         total = sum(use.gradients.to(_accumulation_dtype(use.gradients)) for use in uses)
         return total.flatten(1).square().sum(1)
-    if not all(isinstance(use, (MatrixUse, TableUse)) for use in uses) or not _gram_is_cheaper(uses):
-        return _add_squares_in_blocks(uses, None)
+    return _norms_by_gram(uses) if _gram_costs(uses) < 1 else _add_squares_in_blocks(uses, None)
+
+
+# reading a gradient once more costs about this share of forming it
+_DOT_SHARE = 0.1
+
+
+def _gram_costs(uses: list[Use]) -> float:
+    """Arithmetic of the Gram identity, T² (P + Q) per sequence, in units of forming the gradient, T P Q."""
+    if not all(isinstance(use, (MatrixUse, TableUse)) for use in uses):
+        return float("inf")
+    if all(isinstance(use, TableUse) for use in uses):
+        return 0.0  # looked-up rows never need the whole table
+    rows = sum(use.offsets[-1] for use in uses) / (len(uses[0].offsets) - 1)
+    height, width = uses[0].shape
+    return rows * (height + width) / (2 * height * width)
+
+
+def _norms_by_gram(uses: list[MatrixUse | TableUse]) -> Tensor:
     if len(uses) == 1:
         if isinstance(uses[0], TableUse):
             _, sequence, gradient = uses[0].combined()
@@ -256,23 +275,16 @@ def squared_norms(uses: list[Use]) -> Tensor:
     return norms
 
 
-def _gram_is_cheaper(uses: list[Use]) -> bool:
-    """Gram matrices cost T² (P + Q) per sequence, a gradient T P Q; looked-up rows never need the whole table."""
-    if any(isinstance(use, TableUse) for use in uses):
-        return True
-    rows = sum(use.offsets[-1] for use in uses) / (len(uses[0].offsets) - 1)
-    height, width = uses[0].shape
-    return rows * (height + width) < 2 * height * width
-
-
 def _batched_norms(use: MatrixUse, length: int) -> Tensor:
     sequences = len(use.offsets) - 1
-    dtype = _accumulation_dtype(use.right)
-    left = use.left.reshape(sequences, length, -1).to(dtype)
-    right = use.right.reshape(sequences, length, -1).to(dtype)
-    if length == 1:
-        return left.square().sum((1, 2)) * right.square().sum((1, 2))
-    return torch.bmm(left, left.mT).mul_(torch.bmm(right, right.mT)).sum((1, 2))
+    dtype = _accumulation_dtype(use.brought)
+    brought = use.brought.reshape(sequences, length, -1).to(dtype)
+    # query, key and value have one input: its Gram matrix is kept on it for the other two
+    known_gram = getattr(use.known, "_gram", None)
+    if known_gram is None:
+        known = use.known.reshape(sequences, length, -1).to(dtype)
+        known_gram = use.known._gram = torch.bmm(known, known.mT)
+    return torch.bmm(brought, brought.mT).mul_(known_gram).sum((1, 2))
 
 
 def _left_gram(a: MatrixUse | TableUse, b: MatrixUse | TableUse, n: int, dtype: torch.dtype) -> Tensor:

@@ -61,6 +61,13 @@ class Tracer(TorchFunctionMode):
         self._derived: dict[int, tuple[Tensor, _Derived]] = {}
         self._waiting: dict[str, int] = {}
         self._arrivals: set[int] = set()
+        self._last_input: tuple[Tensor, Tensor] | None = None
+
+    def flattened(self, inputs: Tensor) -> Tensor:
+        """`inputs` as rows; the same object for successive calls on one tensor (query, key, value share theirs)."""
+        if self._last_input is None or self._last_input[0] is not inputs:
+            self._last_input = inputs, inputs.detach().reshape(-1, inputs.shape[-1])
+        return self._last_input[1]
 
     def mark(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The batch with its tensors marked (as new tensor objects: the caller's are not touched)."""
@@ -72,6 +79,7 @@ class Tracer(TorchFunctionMode):
 
     def backward(self, losses: Tensor, *, last: bool = True) -> None:
         """Run backward from Σ_n L_n, calling `ready` for every supported parameter that was used."""
+        self._last_input = None
         self._waiting = {name: len(uses) for name, uses in self.uses.items() if uses and name not in self.unsupported}
         self._arrivals.clear()
         if losses.requires_grad:
@@ -309,7 +317,7 @@ def _product(
     offsets = tracer.offsets(inputs)
     args, kwargs = tracer._plain((args, kwargs))
     output = func(*args, **kwargs)
-    known = inputs.detach().reshape(-1, inputs.shape[-1])
+    known = tracer.flattened(inputs)
     uses: list[tuple[Tensor, Use]] = [(weight, MatrixUse(weight.shape, offsets, known, transposed))]
     if bias is not None:
         uses.append((bias, ElementwiseUse(bias.shape, offsets, partial(_sums, None, bias.shape, offsets))))

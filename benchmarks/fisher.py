@@ -1,0 +1,156 @@
+"""How does the Fisher engine's cost compare with one ordinary backward pass?
+
+    python benchmarks/fisher.py            # shapes A, B, C; element and tensor resolution
+    python benchmarks/fisher.py --shapes B --rounds 9
+
+Baseline "plain": one batched forward + backward of the same Hugging Face model on the same batch with labels. The
+contestants take turns in one process; the figure is the median of the rounds' ratios of CPU time (user + system, all
+threads), which a busy machine disturbs least. `--memory` runs each contestant once in a process of its own and prints
+its peak memory above the loaded model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import gdrop_viz as gv
+from gdrop_viz.fisher.batch import Objective, by_hooks
+from gdrop_viz.fisher.sums import Sums
+
+LENGTH = 128
+
+
+def shape(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """Model with random weights and a batch: A = BERT-base, B = 4 x 256 BERT, C = GPT-2-small."""
+    from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    if name == "C":
+        model, n = GPT2LMHeadModel(GPT2Config()), 8
+    elif name == "B":
+        config = BertConfig(hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
+        model, n = BertForMaskedLM(config), 16
+    else:
+        model, n = BertForMaskedLM(BertConfig()), 8
+    ids = torch.randint(1000, model.config.vocab_size, (n, LENGTH))
+    labels = ids.clone()
+    if name != "C":
+        labels[torch.rand(n, LENGTH) >= 0.15] = -100
+        labels[:, 0] = ids[:, 0]
+    return model.eval(), {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def plain(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> None:
+    """One ordinary training pass."""
+    model.zero_grad(set_to_none=False)
+    model(**batch).loss.backward()
+
+
+def fisher_pass(model: torch.nn.Module, batch: dict[str, torch.Tensor], resolution: str) -> Callable[[], None]:
+    """One batch of the running estimation: sums and accumulators exist already, as in a long run."""
+    parameters = dict(model.named_parameters())
+    sums = Sums.of(parameters, elements=resolution == "element")
+
+    def run() -> None:
+        sums.begin(len(batch["labels"]))
+        by_hooks(model, parameters, batch, sums, objective=Objective())
+        sums.end("the batch")
+
+    return run
+
+
+def loop_pass(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+    """The naive way: one sequence at a time."""
+
+    def run() -> None:
+        for n in range(len(batch["labels"])):
+            plain(model, {name: value[n : n + 1] for name, value in batch.items()})
+            for parameter in model.parameters():
+                parameter.grad.square_()
+
+    return run
+
+
+def ratios(contestants: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Median ratio of each contestant's CPU time to "plain", taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for run in contestants.values():
+        run()
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            start = time.process_time()
+            run()
+            times[name].append(time.process_time() - start)
+    base = times["plain"]
+    result = {n: statistics.median(t / b for t, b in zip(ts, base, strict=True)) for n, ts in times.items()}
+    result["plain seconds"] = statistics.median(base)
+    return result
+
+
+def contestants(name: str, which: list[str]) -> dict[str, Callable[[], None]]:
+    model, batch = shape(name)
+    all_of_them = {
+        "plain": lambda: plain(model, batch),
+        "element": fisher_pass(model, batch, "element"),
+        "tensor": fisher_pass(model, batch, "tensor"),
+        "loop": loop_pass(model, batch),
+    }
+    return {key: all_of_them[key] for key in ["plain", *which]}
+
+
+def peak_memory(name: str, what: str) -> float:
+    """MB above the loaded model, of one contestant in this process."""
+    model, batch = shape(name)
+    with torch.no_grad():
+        gv.sequence_losses(model, {key: value[:1, :8] for key, value in batch.items()})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if what == "inference":
+        with torch.no_grad():
+            gv.sequence_losses(model, batch)
+    elif what == "plain":
+        plain(model, batch)
+    else:
+        fisher_pass(model, batch, what)()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default="BAC")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--with-loop", action="store_true", help="the naive batch-1 loop too")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--one", nargs=2, metavar=("SHAPE", "WHAT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.one:
+        print(json.dumps(peak_memory(*options.one)))
+        return
+    for name in options.shapes:
+        if options.memory:
+            for what in ("inference", "plain", "tensor", "element"):
+                command = [sys.executable, __file__, "--one", name, what, "--threads", str(options.threads)]
+                megabytes = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+                print(f"{name}  {what:10s} peak +{megabytes:6.0f} MB above the model", flush=True)
+            continue
+        result = ratios(contestants(name, ["element", "tensor"] + ["loop"] * options.with_loop), options.rounds)
+        seconds = result.pop("plain seconds")
+        figures = "  ".join(f"{key} {value:.2f}" for key, value in result.items() if key != "plain")
+        print(f"{name}  plain {seconds:.2f} CPU s  x plain: {figures}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
