@@ -248,7 +248,8 @@ def load_task(
     if resplit not in (None, "pooled"):
         raise ValueError(f"resplit must be None or 'pooled', got {resplit!r}")
     name = os.fspath(name)
-    columns: dict[str, Any] = {"text": text, "text_pair": text_pair, "label": label}
+    if not name.startswith("glue/") and (source is not None or revision is not None):
+        raise ValueError(f"source= and revision= say where GLUE comes from; they do not fit {name!r}")
     with quiet_datasets():
         if name in bundled_tasks() or (name.startswith("glue/") and not Path(name).is_file()):
             if (text, text_pair, label, validation, kind) != ("text", None, "label", None, None):
@@ -257,8 +258,17 @@ def load_task(
                 )
             task = _from_glue(name, metrics, source, revision) if name.startswith("glue/") else _bundled(name, metrics)
         elif looks_like_path(name):
-            settings = {**columns, "validation": validation, "kind": kind, "metrics": metrics, "seed": seed}
-            task = _from_table(Path(name).stem, read_table(name), **settings)
+            task = _from_table(
+                Path(name).stem,
+                read_table(name),
+                text=text,
+                text_pair=text_pair,
+                label=label,
+                validation=validation,
+                kind=kind,
+                metrics=metrics,
+                seed=seed,
+            )
         else:
             raise FileNotFoundError(
                 f"no task {name!r}; bundled: {', '.join(bundled_tasks()) or 'none'}; of GLUE: glue/"
@@ -300,6 +310,9 @@ def _from_table(
         isinstance(validation, str) and validation not in table.column_names
     )
     if separate:
+        if not Path(validation).expanduser().is_file():
+            has = ", ".join(table.column_names)
+            raise FileNotFoundError(f"validation={os.fspath(validation)!r} is no file, nor a column of {name!r}: {has}")
         rows = concatenate_datasets([rows, standard(read_table(validation))])
     labels = values_of(rows, "label")
     kind = kind or kind_of(name, labels)
