@@ -30,7 +30,7 @@ def coordinates(extent: Extent, points: int) -> np.ndarray:
         grid = np.linspace(low, high, points)
         return np.where(np.abs(grid) < 1e-12 * (high - low), 0.0, grid)
     # the positive half, mirrored: -x and x are then the same number
-    half = high * np.arange((points + 1) % 2, points, 2) / (points - 1)
+    half = high * (np.arange((points + 1) % 2, points, 2) / (points - 1))
     return np.concatenate([-half[::-1][: points // 2], half])
 
 

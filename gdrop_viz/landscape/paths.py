@@ -65,7 +65,7 @@ class LossLine:
         return float(top.std(ddof=1) / np.sqrt(len(top)))
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per point: t, loss, standard_error, and (0 <= t <= 1) excess over the line between the ends."""
+        """Return one row per point: t, loss, standard_error, and (0 <= t <= 1) excess over the ends' line."""
         frame = self.surface.to_frame().rename(columns={"x": "t"})
         inside = self._inside()
         frame.loc[inside, "excess"] = self._excess()

@@ -76,7 +76,7 @@ class Selection:
     @property
     def n_elements(self) -> int:
         """How many elements are selected."""
-        return sum(_count(mask) for mask in self.masks.values())
+        return sum(_size(self.shapes[n]) if self.is_whole(n) else _count(mask) for n, mask in self.masks.items())
 
     @property
     def n_total(self) -> int:
@@ -574,4 +574,6 @@ def _size(shape: Shape) -> int:
 
 
 def _amount(k: float) -> str:
+    if not isinstance(k, numbers.Real):
+        return repr(k)  # `_count_of` will refuse it
     return f"{int(k):,}" if isinstance(k, numbers.Integral) else f"{100 * float(k):g} %"
