@@ -260,7 +260,7 @@ def as_csv(rows: list[Row]) -> str:
 
 
 def bag_of_words(name: str, rows: list[Row]) -> str:
-    """Return what a linear model on single words, and on single words and word pairs, reaches on the validation rows."""
+    """Return what a linear model on words, and on words and word pairs, reaches on the validation rows."""
     from scipy.stats import pearsonr
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge

@@ -21,6 +21,7 @@ FILE_FORMATS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
+_DATASET_LOGGERS = ("datasets", "huggingface_hub")
 
 
 def looks_like_path(name: str) -> bool:
@@ -48,10 +49,10 @@ def quiet_libraries() -> Iterator[None]:
     bury it. All settings are restored.
     """
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-    bar, no_downloads = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    logging.disable_progress_bar()  # of the hub's downloads too
+    bar, no_downloads = is_progress_bar_enabled(), are_progress_bars_disabled()
+    disable_progress_bar()  # of the hub's downloads too
     if not no_downloads:
         enable_progress_bars()
     try:
@@ -59,7 +60,7 @@ def quiet_libraries() -> Iterator[None]:
             yield
     finally:
         if bar:
-            logging.enable_progress_bar()
+            enable_progress_bar()
             if no_downloads:
                 disable_progress_bars()
 
@@ -72,7 +73,7 @@ def quiet_datasets() -> Iterator[None]:
     off = are_progress_bars_disabled()
     disable_progress_bars()
     try:
-        with _quiet_loggers("datasets", "huggingface_hub"):
+        with _quiet_loggers(*_DATASET_LOGGERS):
             yield
     finally:
         if not off:
@@ -101,7 +102,7 @@ def explained_failures(kind: str, name: str, *, revision: str | None = None, ins
     """
     try:
         yield
-    except (OSError, ValueError, RuntimeError, ImportError, ConnectionError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise _explanation(error, kind, name, revision, instead) from error
     except Exception as error:
         library = type(error).__module__.split(".")[0]
@@ -214,6 +215,7 @@ def hub_dataset(name: str, *, config: str | None = None, revision: str | None = 
     """Return all splits of the data set `name` from the hub."""
     from datasets import load_dataset
 
-    with explained_failures("data set", name, revision=revision, instead=instead), quiet_datasets():
+    # the bars stay: a download may take long
+    with explained_failures("data set", name, revision=revision, instead=instead), _quiet_loggers(*_DATASET_LOGGERS):
         hub_has(name, filename="README.md", revision=revision, repo_type="dataset")
         return load_dataset(name, config, revision=revision)

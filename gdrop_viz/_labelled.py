@@ -21,7 +21,7 @@ def values_of(table: Dataset, column: str) -> list[Any]:
 
 def standard_columns(name: str, table: Dataset, *, text: str, text_pair: str | None, label: str) -> Dataset:
     """Return only the named columns of `table`, called "text", "text_pair" and "label"; raises if a cell is empty."""
-    from datasets import Value
+    from datasets import Dataset
 
     chosen = {"text": text, "text_pair": text_pair, "label": label}
     chosen = {new: old for new, old in chosen.items() if old is not None}
@@ -33,10 +33,10 @@ def standard_columns(name: str, table: Dataset, *, text: str, text_pair: str | N
             raise ValueError(f"{gaps} of {len(table)} rows of {name!r} have no {old!r}; fill or drop them first")
     if len(set(chosen.values())) < len(chosen):
         raise ValueError(f"text, text_pair and label must be different columns, got {', '.join(chosen.values())}")
-    rows = table.select_columns(list(chosen.values())).rename_columns({old: new for new, old in chosen.items()})
-    for column in chosen.keys() - {"label"}:
-        rows = rows.cast_column(column, Value("string"))
-    return rows
+    columns = {new: values_of(table, old) for new, old in chosen.items()}
+    return Dataset.from_dict(
+        {new: values if new == "label" else [*map(str, values)] for new, values in columns.items()}
+    )
 
 
 def kind_of(name: str, labels: Sequence[Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gdrop_viz import _metrics
 from gdrop_viz._glue import GLUE, glue_splits
-from gdrop_viz._hub import looks_like_path, quiet_datasets, read_table
+from gdrop_viz._hub import looks_like_path, read_table
 from gdrop_viz._labelled import (
     as_numbers,
     drawing_order,
@@ -250,31 +250,28 @@ def load_task(
     name = os.fspath(name)
     if not name.startswith("glue/") and (source is not None or revision is not None):
         raise ValueError(f"source= and revision= say where GLUE comes from; they do not fit {name!r}")
-    with quiet_datasets():
-        if name in bundled_tasks() or (name.startswith("glue/") and not Path(name).is_file()):
-            if (text, text_pair, label, validation, kind) != ("text", None, "label", None, None):
-                raise ValueError(
-                    f"text=, text_pair=, label=, validation= and kind= are for local files, not for {name!r}"
-                )
-            task = _from_glue(name, metrics, source, revision) if name.startswith("glue/") else _bundled(name, metrics)
-        elif looks_like_path(name):
-            task = _from_table(
-                Path(name).stem,
-                read_table(name),
-                text=text,
-                text_pair=text_pair,
-                label=label,
-                validation=validation,
-                kind=kind,
-                metrics=metrics,
-                seed=seed,
-            )
-        else:
-            raise FileNotFoundError(
-                f"no task {name!r}; bundled: {', '.join(bundled_tasks()) or 'none'}; of GLUE: glue/"
-                f"{', glue/'.join(GLUE)}; or the path of a csv, tsv, json, jsonl or parquet file"
-            )
-        return _pooled(task, seed) if resplit and not task.more_validation else task
+    if name in bundled_tasks() or (name.startswith("glue/") and not Path(name).is_file()):
+        if (text, text_pair, label, validation, kind) != ("text", None, "label", None, None):
+            raise ValueError(f"text=, text_pair=, label=, validation= and kind= are for local files, not for {name!r}")
+        task = _from_glue(name, metrics, source, revision) if name.startswith("glue/") else _bundled(name, metrics)
+    elif looks_like_path(name):
+        task = _from_table(
+            Path(name).stem,
+            read_table(name),
+            text=text,
+            text_pair=text_pair,
+            label=label,
+            validation=validation,
+            kind=kind,
+            metrics=metrics,
+            seed=seed,
+        )
+    else:
+        raise FileNotFoundError(
+            f"no task {name!r}; bundled: {', '.join(bundled_tasks()) or 'none'}; of GLUE: glue/"
+            f"{', glue/'.join(GLUE)}; or the path of a csv, tsv, json, jsonl or parquet file"
+        )
+    return _pooled(task, seed) if resplit and not task.more_validation else task
 
 
 # -- bundled and local tables ------------------------------------------------------------------------------------------
