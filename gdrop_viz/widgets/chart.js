@@ -7,7 +7,6 @@ const VIRIDIS = [
   "#1fa088", "#28ae80", "#3fbc73", "#5ec962", "#84d44b", "#addc30", "#d8e219", "#fde725",
 ].map((hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16)));
 const POINTER_REACH = 40; // px: farther away the pointer reads out nothing
-let chartCount = 0;
 
 // ---- small helpers ----------------------------------------------------------------------------------------------
 
@@ -30,7 +29,7 @@ const text = (x, y, content, attributes = {}) => svg("text", { x, y, ...attribut
 function number(value) {
   if (value === null || value === undefined) return "none";
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace(/\.?0+e/, "e");
   return String(Number(value.toPrecision(4)));
 }
 
@@ -278,7 +277,8 @@ function legendOf(content) {
 }
 
 function render({ model, el }) {
-  const id = `gdv-chart-${chartCount++}`;
+  // every widget loads its own copy of this module, so a counter would give all charts of a page the same name
+  const id = `gdv-chart-${Math.random().toString(36).slice(2)}`;
   const title = element("div", { class: "gdv-title", id: `${id}-title` });
   const legend = element("ul", { class: "gdv-legend" });
   const plot = element("div", { class: "gdv-plot", tabindex: "0", role: "application" });

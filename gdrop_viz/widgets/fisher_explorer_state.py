@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdrop_viz.plots.fisher import MEASURES, fisher_places
+from gdrop_viz.plots.fisher import fisher_places
 from gdrop_viz.widgets.picture import Axis, Cells, Picture, Series
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ALL = "all models"
 GROUPINGS = ("layer", "component", "tensor")
 TOP_FRACTIONS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
+_DEPTH = 1e-9  # how far below the maximum a logarithmic axis goes at most
 _Z = 1.96  # half-width of a 95 % interval in standard errors
 
 
@@ -95,7 +96,7 @@ class FisherExplorerState:
         ticks = [(k, _short(str(group))) for k, group in enumerate(groups)] if one and self.by != "tensor" else None
         span = (-0.5, len(groups) - 0.5) if one else (-0.03, 1.03)
         label = f"{self.by} (in the model's order)" if one else f"relative depth ({self.by}s)"
-        unit = f"{self._measure_name()} / maximum" if self.normalize else MEASURES[self.measure]
+        unit = f"{self._measure_name().split(' (')[0]} / max." if self.normalize else self._measure_name()
         return Picture(
             title=f"Fisher information by {self.by}",
             summary="; ".join(sentences) + ".",
@@ -111,8 +112,8 @@ class FisherExplorerState:
         if self.normalize and places.max() > 0:
             places = places / places.max()
         best = places.idxmax()
-        unit = f"{self._measure_name()} / max." if self.normalize else self._measure_name()
-        summary = f"{name}: the largest value is {places.max():.3g}, in {best[1]} of {best[0]}."
+        unit = f"{self._measure_name().split(' (')[0]} / max." if self.normalize else self._measure_name()
+        summary = f"{name}: the largest value is {places.max():.3g}, in {_place(*best)}."
         return _place_picture(places.unstack(), f"By place: {name}", unit, summary, log=self.log)
 
     def concentration(self) -> Picture:
@@ -173,7 +174,8 @@ class FisherExplorerState:
         return self._tables[key]
 
     def _measure_name(self) -> str:
-        return {"mean": "mean score", "weighted mean": "mean score per parameter", "share": "share"}[self.measure]
+        names = {"mean": "mean score", "weighted mean": "score per parameter"}
+        return "share of all" if self.measure == "share" else f"{names[self.measure]} (nats²/unit²)"
 
 
 def _place_picture(table: pd.DataFrame, title: str, unit: str, summary: str, *, log: bool) -> Picture:
@@ -185,7 +187,7 @@ def _place_picture(table: pd.DataFrame, title: str, unit: str, summary: str, *, 
     return Picture(
         title=title,
         summary=summary,
-        x=Axis("component", (-0.5, columns - 0.5), ticks=[(k, str(name)) for k, name in enumerate(table.columns)]),
+        x=Axis("component", (-0.5, columns - 0.5), ticks=[(k, _short(str(c))) for k, c in enumerate(table.columns)]),
         y=Axis("layer", (-0.5, rows - 0.5), ticks=[(rows - 1 - k, _short(name)) for k, name in enumerate(names)]),
         cells=Cells(np.arange(columns), np.arange(rows), values[::-1].T, label=unit, bounds=axis.bounds, log=axis.log),
     )
@@ -197,7 +199,9 @@ def _value_axis(label: str, values, *, log: bool) -> Axis:
     values = values[np.isfinite(values)]
     positive = values[values > 0]
     if log and len(positive):
-        return Axis(label, (float(positive.min()) / 1.5, float(positive.max()) * 1.5), log=True)
+        # scores that are zero but for rounding (key biases: softmax ignores a constant) would squeeze all the others
+        low = max(float(positive.min()), _DEPTH * float(positive.max()))
+        return Axis(label, (low / 1.5, float(positive.max()) * 1.5), log=True)
     return Axis(label, (0.0, float(values.max()) * 1.05 if len(positive) else 1.0))
 
 
@@ -205,5 +209,9 @@ def _finite(column: pd.Series) -> np.ndarray:
     return np.nan_to_num(column.to_numpy(dtype=float))
 
 
+def _place(layer: str, component: str) -> str:
+    return component if layer == component else f"{component} of {layer}"
+
+
 def _short(name: str) -> str:
-    return {"embedding": "emb."}.get(name, name.removeprefix("layer "))
+    return {"embedding": "emb.", "attention": "attn.", "feed-forward": "ff."}.get(name, name.removeprefix("layer "))

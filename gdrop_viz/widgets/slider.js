@@ -1,9 +1,7 @@
 // How does a person set a number by dragging, by keys or by typing? One label, one slider, one number field.
 
-let sliderCount = 0;
-
 function render({ model, el }) {
-  const id = `gdv-slider-${sliderCount++}`;
+  const id = `gdv-slider-${Math.random().toString(36).slice(2)}`; // each widget loads its own copy of this module
   el.classList.add("jupyter-widgets", "gdv-slider");
   const label = document.createElement("label");
   label.className = "widget-label";

@@ -1,0 +1,241 @@
+"""What happens to the loss when the most informative parameters move? Two surfaces side by side, live."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+
+from gdrop_viz.widgets.chart import Chart
+from gdrop_viz.widgets.code_box import CodeBox
+from gdrop_viz.widgets.landscape_explorer_state import BY, FRACTIONS, KINDS, NORMALIZATIONS, LandscapeExplorerState
+from gdrop_viz.widgets.panel import LABEL_STYLE, Panel, progress_html, row
+from gdrop_viz.widgets.running import RemainingTime, Throttle, duration
+from gdrop_viz.widgets.slider import NumberSlider
+
+if TYPE_CHECKING:
+    from gdrop_viz.fisher import Fisher
+    from gdrop_viz.landscape import Surface, SurfacePoint
+    from gdrop_viz.pretrained import Pretrained
+
+
+class LandscapeExplorer(Panel):
+    """Choose which parameters move and how; known surfaces appear at once, new ones grow from coarse to fine.
+
+    Parameters
+    ----------
+    lm
+        The pretrained model. A run works on a copy of it, so that cells may use the model meanwhile.
+    fisher
+        Fisher scores of `lm.model`.
+    batches
+        What `gv.pretraining_batches` returns: every point sees this text.
+    path
+        Folder for the surfaces, one HDF5 file each; what lies there is shown without being computed again.
+    points, radius, k, seed
+        Where the controls stand at first.
+
+    `state` holds the settings, the surfaces and `state.as_code()`.
+
+    >>> explorer = LandscapeExplorer(lm, fisher, batches)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        lm: Pretrained,
+        fisher: Fisher,
+        batches: Any,
+        *,
+        path: str | Path = "runs/surfaces",
+        points: int = 21,
+        radius: float = 1.0,
+        k: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.lm, self.fisher, self.batches = lm, fisher, batches
+        by = "element" if fisher.scores is not None else "tensor"
+        folder = Path(path) / _identity(lm, batches)
+        self.state = LandscapeExplorerState(folder, k=k, by=by, seed=seed, radius=radius, points=points)
+        self._build()
+        self._connect()
+        self._show()
+
+    # ---- controls ----------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        state = self.state
+        fractions = sorted({*FRACTIONS, state.k})
+        options = [(f"{100 * fraction:g} %", fraction) for fraction in fractions]
+        self.left = ipywidgets.Dropdown(description="left moves", options=KINDS, value=state.left)
+        self.right = ipywidgets.Dropdown(description="right moves", options=KINDS, value=state.right)
+        self.k = ipywidgets.Dropdown(description="k", options=options, value=state.k)
+        self.by = ipywidgets.Dropdown(description="of", options=[(f"{by}s", by) for by in BY], value=state.by)
+        self.normalize = ipywidgets.Dropdown(description="normalise", options=NORMALIZATIONS, value=state.normalize)
+        for chooser in (self.left, self.right, self.k, self.by, self.normalize):
+            chooser.style, chooser.layout.width = LABEL_STYLE, "auto"
+        self.seed = NumberSlider("seed", value=state.seed, min=0, max=20, step=1, integer=True)
+        top = max(3.0, state.radius)
+        self.radius = NumberSlider("radius", value=state.radius, min=0.05, max=top, step=0.05, help="of the grid")
+        self.points = NumberSlider(
+            "points", value=state.points, min=3, max=51, step=2, integer=True, help="per axis, odd"
+        )
+        self.same_distance = ipywidgets.Checkbox(state.same_distance, description="same distance", indent=False)
+        self.log_scale = ipywidgets.Checkbox(state.log, description="logarithmic", indent=False)
+        self.relief = ipywidgets.Checkbox(False, description="3-D", indent=False)
+        for box in (self.same_distance, self.log_scale, self.relief):
+            box.layout.width = "auto"
+        self.run_button = ipywidgets.Button(description="Run", button_style="primary", icon="play")
+        self.stop_button = ipywidgets.Button(description="Stop", disabled=True, icon="stop")
+        self.progress = ipywidgets.HTML(progress_html(0.0, ""))
+        self.charts = [Chart(picture, height=300) for picture in state.pictures()]
+        self.section_chart = Chart(state.cross_section([]), height=220)
+        self.code = CodeBox(code=state.as_code())
+        # in the browser, without asking the kernel: both surfaces turn together and show the same point
+        self._links = [ipywidgets.jslink(*((chart, name) for chart in self.charts)) for name in ("angles", "cursor")]
+        self._controls = (
+            *(self.left, self.right, self.k, self.by, self.normalize),
+            *(self.seed, self.radius, self.points, self.same_distance, self.log_scale),
+        )
+        wrapped = {"flex_flow": "row wrap", "grid_gap": "0 14px"}
+        choosers = [self.left, self.right, self.k, self.by, self.normalize]
+        boxes = [self.same_distance, self.log_scale, self.relief]
+        self.compose(
+            [
+                ipywidgets.HBox([*choosers, *boxes], layout=wrapped),
+                row((self.seed, "1 1 220px"), (self.radius, "1 1 220px"), (self.points, "1 1 220px")),
+                ipywidgets.HBox([self.run_button, self.stop_button]),
+                self.progress,
+                row(*((chart, "1 1 340px") for chart in self.charts)),
+                self.section_chart,
+                self.code,
+            ],
+            charts=self.charts,
+        )
+
+    def _connect(self) -> None:
+        for control in self._controls:
+            control.observe(self.guarded(lambda change: self._read_controls()), "value")
+        self.relief.observe(self.guarded(lambda change: self._set_relief(change.new)), "value")
+        self.charts[0].observe(self.guarded(lambda change: self._show_section()), "cursor")
+        self.run_button.on_click(self.guarded(lambda button: self.run()))
+        self.stop_button.on_click(self.guarded(lambda button: self.stop()))
+
+    def _read_controls(self) -> None:
+        state = self.state
+        state.left, state.right, state.k, state.by = self.left.value, self.right.value, self.k.value, self.by.value
+        state.normalize, state.seed, state.radius = self.normalize.value, int(self.seed.value), self.radius.value
+        state.points = int(self.points.value) // 2 * 2 + 1  # odd: one point is exactly the trained weights
+        state.same_distance, state.log = self.same_distance.value, self.log_scale.value
+        self._show()
+        self.show_message("")
+
+    def _set_relief(self, relief: bool) -> None:
+        for chart in self.charts:
+            chart.relief = relief
+
+    # ---- pictures ----------------------------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        state = self.state
+        state.find()
+        self._draw()
+        self.code.code = state.as_code()
+        if not self.runner.running:
+            missing = len(state.missing())
+            known = (
+                "both surfaces are known" if not missing else f"{missing} of {len(state.panels)} surfaces to compute"
+            )
+            self.progress.value = progress_html(float(not missing), known.capitalize() + ".")
+
+    def _draw(self) -> None:
+        for chart, picture in zip(self.charts, self.state.pictures(), strict=True):
+            chart.show(picture)
+        self._show_section()
+
+    def _show_section(self) -> None:
+        self.section_chart.show(self.state.cross_section(self.charts[0].cursor))
+
+    # ---- runs --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Compute what is missing in the background; returns at once."""
+        state = copy.copy(self.state)  # the settings of now; the surfaces are shared
+        if not state.missing():
+            self.show_message("Both surfaces are known already.")
+            return
+        throttle, remaining = Throttle(), RemainingTime()
+        latest: dict[str, Callable[[], Surface]] = {}
+
+        def on_point(point: SurfacePoint) -> None:
+            share = point.n_done / point.n_points
+            if not latest:
+                remaining.skip(share)  # what an earlier run left on disk
+            latest[point.label] = point.surface
+            last = point.n_done == point.n_points
+            if throttle.ready(always=last):
+                state.surfaces.update({label: surface() for label, surface in latest.items()})
+                self._draw()
+                left = remaining.seconds(share)
+                about = f", about {duration(left)} left" if left is not None and not last else ""
+                text = f"{point.n_done} of {point.n_points} points{about}."
+                self.progress.value = progress_html(share, text)
+
+        def job(stop: threading.Event) -> None:
+            from gdrop_viz.landscape import loss_surfaces
+
+            model = copy.deepcopy(self.lm.model)  # its weights move while cells may use the caller's
+            planes = state.planes(model, self.fisher)
+            planes = {label: planes[label] for label in state.missing()}
+            if stop.is_set():
+                return
+            surfaces = loss_surfaces(
+                model,
+                self.batches,
+                planes,
+                extent=state.radius,
+                points=state.points,
+                folder=state.folder,
+                progress=False,
+                on_point=on_point,
+                stop=stop,
+            )
+            state.surfaces.update(surfaces)
+
+        self.runner.start(job)
+        self.state.computing = set(state.missing())
+        self.show_message("")
+        self.run_button.disabled, self.stop_button.disabled = True, False
+        self.progress.value = progress_html(0.0, "Starting: choosing the parameters and drawing the directions.")
+
+    def stop(self) -> None:
+        """Stop within a batch; the points computed so far are kept."""
+        self.runner.stop()
+        self.stop_button.disabled = True
+        if self.runner.running:
+            self.show_message("Stopping. The points computed so far are kept.")
+
+    def _run_ended(self) -> None:
+        self.run_button.disabled, self.stop_button.disabled = False, True
+        if self.last_error is None:
+            self.show_message("")
+        self.state.computing = set()
+        self._show()
+
+    def close(self) -> None:
+        for link in self._links:
+            link.close()
+        super().close()
+
+
+def _identity(lm: Pretrained, batches: Any) -> str:
+    """A folder name of its own for each model and text: surfaces of others are never shown as theirs."""
+    from gdrop_viz.finetuning.classifier import model_checksum
+
+    text = getattr(batches, "checksum", None) or f"{len(batches)} batches"
+    name = "".join(c if c.isalnum() or c in "-." else "_" for c in lm.name)
+    return f"{name}-{model_checksum(lm)[:8]}-{text[:8]}"
