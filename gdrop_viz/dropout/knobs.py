@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from gdrop_viz._state import preserved_modes, preserved_rng
 from gdrop_viz.dropout.observe import Observation
+from gdrop_viz.dropout.own_noise import estimated_rate
 
 # torch's own modules, whose rate is always `p`; a site of theirs bears the module's name
 _DROPOUT_MODULES = nn.modules.dropout._DropoutNd
@@ -109,6 +112,21 @@ def _could_be_rate(attribute: str, value: Any, rate: float) -> bool:
     return (
         isinstance(value, float) or (value == 0 and isinstance(value, int) and "drop" in attribute)
     ) and value == rate
+
+
+def knob_by_estimate(module: nn.Module, path: str) -> Knob | None:
+    """Find the float of a module with a dropout of its own that its estimated rate follows."""
+    for attribute, value in vars(module).items():
+        if not isinstance(value, float) or not 0 <= value < 1:
+            continue
+        knob = Knob(module, path, attribute)
+        trial = 0.5 if value < 0.3 else 0.15
+        with kept([knob]), preserved_rng(0), preserved_modes(module, training=True), torch.no_grad():
+            knob.set(trial)
+            rate, error = estimated_rate(module, torch.ones(2, 2, 8))
+        if abs(rate - trial) <= 5 * error + 1e-6:
+            return knob
+    return None
 
 
 @contextmanager

@@ -14,7 +14,9 @@ def measured_dropout(model: nn.Module, batch: Mapping[str, Any] | None = None) -
     """Return the rate that a training-mode forward of `model` on `batch` uses at every site, in execution order.
 
     What is reported is the probability that reached the dropout function itself (zero if it was called with
-    `training=False`), not the attribute it should come from. The model and all generators are left as they were.
+    `training=False`), not the attribute it should come from. A module that draws its mask itself shows no probability:
+    its rate is estimated from the share of zeros that it makes (or, for noise without zeros, from the variance of its
+    factor) on many ones, to about 0.001. The model and all generators are left as they were.
 
     Args:
         model: any model.

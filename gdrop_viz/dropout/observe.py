@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gdrop_viz._state import preserved_modes, preserved_rng
+from gdrop_viz.dropout.own_noise import estimated_rate, is_elementwise
 
 
 class Running(NamedTuple):
@@ -50,6 +51,7 @@ class DropoutCall:
     time: int
     on_probabilities: bool
     inputs: Origin
+    error: float = 0.0  # standard error of the rate, where it was estimated from the module's output
 
     @property
     def path(self) -> str:
@@ -78,9 +80,9 @@ class Observation:
     calls: list[DropoutCall] = field(default_factory=list)
     uses: list[ParameterUse] = field(default_factory=list)
 
-    def rates(self) -> dict[tuple[str, str, int], float]:
-        """The rate of each distinct call; a shared layer makes the same call several times."""
-        return {call.key: call.rate for call in reversed(self.calls)}
+    def by_key(self) -> dict[tuple[str, str, int], DropoutCall]:
+        """The first call of each kind; a shared layer makes the same call several times."""
+        return {call.key: call for call in reversed(self.calls)}
 
 
 def _plain_dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> None:
@@ -109,6 +111,20 @@ _SIGNATURES: dict[Any, inspect.Signature] = {
 }
 
 
+# what modules with a dropout of their own draw their masks with
+_DRAWS = {
+    torch.bernoulli,
+    torch.rand,
+    torch.rand_like,
+    torch.randn,
+    torch.randn_like,
+    Tensor.bernoulli,
+    Tensor.bernoulli_,
+    Tensor.normal_,
+    Tensor.uniform_,
+}
+
+
 def register_dropout_function(function: Callable[..., Tensor]) -> None:
     """Let the observer see calls of `function(input, p, training)`, which must honour `__torch_function__`."""
     _SIGNATURES[function] = _PLAIN
@@ -121,6 +137,7 @@ class _Observer(TorchFunctionMode):
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.stack: list[Running] = []
         self.counts: list[Counter[str]] = []
+        self.drew: list[bool] = []
         self.invocations = 0
         self.time = 0
         # by identity; the tensors are held so that no identity is used twice
@@ -130,10 +147,16 @@ class _Observer(TorchFunctionMode):
         self.invocations += 1
         self.stack.append(Running(path, self.invocations))
         self.counts.append(Counter())
+        self.drew.append(False)
 
-    def leave(self) -> None:
+    def leave(self, module: nn.Module, inputs: tuple, output: Any) -> None:
+        if self.drew[-1] and is_elementwise(module, inputs, output):
+            with torch._C.DisableTorchFunction():
+                rate, error = estimated_rate(module, inputs[0])
+            self._record("own noise", rate, self._origin(inputs), _sums_to_one(inputs[0]), error)
         self.stack.pop()
         self.counts.pop()
+        self.drew.pop()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -147,6 +170,8 @@ class _Observer(TorchFunctionMode):
             result = func(*args, **kwargs)
             self._set_origin(result, Origin(origin.all))
             return result
+        if func in _DRAWS and self.stack:
+            self.drew[-1] = True
         result = func(*args, **kwargs)
         changed = args[0] if func is Tensor.__setitem__ else result
         if self.stack and _holds_tensor(changed):  # reading a parameter's dtype or shape is no use of it
@@ -182,13 +207,15 @@ class _Observer(TorchFunctionMode):
         rate = float(given["dropout_p"] if "dropout_p" in given else given["p"])
         if not given.get("training", given.get("train", True)):
             rate = 0.0
-        name = func.__name__
-        on_probabilities = "dropout_p" in given or _sums_to_one(given["input"])
+        self._record(func.__name__, rate, origin, "dropout_p" in given or _sums_to_one(given["input"]))
+
+    def _record(self, function: str, rate: float, origin: Origin, on_probabilities: bool, error: float = 0.0) -> None:
         self.time += 1
+        index = self.counts[-1][function]
+        self.counts[-1][function] += 1
         self.seen.calls.append(
-            DropoutCall(name, self.counts[-1][name], rate, tuple(self.stack), self.time, on_probabilities, origin)
+            DropoutCall(function, index, rate, tuple(self.stack), self.time, on_probabilities, origin, error)
         )
-        self.counts[-1][name] += 1
 
     def _parameters_in(self, values: Any) -> Iterator[str]:
         for value in values:
@@ -222,7 +249,7 @@ def _module_stack(model: nn.Module, observer: _Observer) -> Iterator[None]:
     try:
         for path, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(lambda *_, path=path: observer.enter(path), prepend=True))
-            handles.append(module.register_forward_hook(lambda *_: observer.leave()))
+            handles.append(module.register_forward_hook(observer.leave))
         yield
     finally:
         for handle in handles:

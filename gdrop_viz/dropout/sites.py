@@ -10,7 +10,7 @@ from torch import nn
 
 from gdrop_viz.anatomy import place_of
 from gdrop_viz.dropout.backbone import Backbone, backbone_of, plain_name
-from gdrop_viz.dropout.knobs import Knob, candidates, marked
+from gdrop_viz.dropout.knobs import Knob, candidates, knob_by_estimate, marked
 from gdrop_viz.dropout.observe import DropoutCall, Observation, ParameterUse, Running, observed
 
 Kind = Literal["embedding", "attention probabilities", "attention output", "feed-forward", "head", "other"]
@@ -100,13 +100,17 @@ def locate(model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> list[
     """Find the sites together with what sets and what shows their rates."""
     body = backbone_of(model)
     plain = observed(body.model, batch)
-    rates = plain.rates()
+    before = plain.by_key()
+    by_estimate: dict[str, Knob | None] = {}
+    for call in plain.calls:
+        if call.function == "own noise" and call.path not in by_estimate:
+            by_estimate[call.path] = knob_by_estimate(body.model.get_submodule(call.path), call.path)
     with marked(candidates(body.model, plain)) as marks:
         seen = observed(body.model, batch)
         calls_of: dict[str, list[DropoutCall]] = {}
         knobs: dict[str, Knob | None] = {}
         for call in seen.calls:
-            knob = marks.get(call.rate)
+            knob = by_estimate[call.path] if call.function == "own noise" else marks.get(call.rate)
             name = knob.name if knob else f"{call.path}.{call.function}".removeprefix(".")
             if knob is None and call.index:
                 name += f".{call.index}"
@@ -119,7 +123,7 @@ def locate(model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> list[
     for name, calls in calls_of.items():
         keys = tuple(dict.fromkeys(call.key for call in calls))
         knob = knobs[name]
-        rate = rates.get(keys[0], calls[0].rate)
+        rate = before[keys[0]].rate if keys[0] in before else calls[0].rate
         site = _described(body, name, owners[name], rate, calls, [inside.get(p, p) for p in followed[name]])
         found.append(LocatedSite(replace(site, controllable=knob is not None), knob, keys, rate))
     return _with_stacks(found)

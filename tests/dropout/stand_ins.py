@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from types import SimpleNamespace
 
-import pandas as pd
 from torch import nn
 
+from gdrop_viz import Fisher
 
-def made_up_fisher(model: nn.Module) -> SimpleNamespace:
+
+def made_up_fisher(model: nn.Module) -> Fisher:
     """A different, reproducible score for each named parameter."""
     scores = {name: 1e-6 + zlib.crc32(name.encode()) / 2**32 for name, _ in model.named_parameters()}
-    return SimpleNamespace(means=pd.Series(scores))
+    return Fisher.from_means(scores)

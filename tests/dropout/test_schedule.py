@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gdrop_viz import DropoutSchedule, dropout_sites, guided_dropout, measured_dropout, uniform_dropout
+from gdrop_viz import DropoutSchedule, Fisher, dropout_sites, guided_dropout, measured_dropout, uniform_dropout
 from gdrop_viz.dropout.guided import _log_positions, _rank_positions
 from tests.dropout.stand_ins import made_up_fisher
 from tests.dropout.test_sites import assert_unchanged, snapshot
@@ -208,8 +207,7 @@ def test_scores_may_come_from_another_head_or_the_bare_backbone(bert, guided):
     stripped = fisher.means.rename(lambda name: name.removeprefix("bert."))
     for model in (classifier, bare):
         assert guided_dropout(model, fisher).rates == guided.rates
-        fisher_of_bare = type(fisher)(means=stripped)
-        assert guided_dropout(model, fisher_of_bare).rates == guided.rates
+        assert guided_dropout(model, Fisher.from_means(stripped)).rates == guided.rates
 
 
 def test_tied_embedding_listed_under_the_head(bert):
@@ -243,8 +241,7 @@ def test_peft_fisher_names(bert, guided):
         inside + (name.replace("query.", "query.base_layer.") if "query" in name else name): score
         for name, score in means.items()
     }
-    fisher = type(made_up_fisher(bert.model))(means=pd.Series(wrapped))
-    assert guided_dropout(bert.model, fisher).rates == guided.rates
+    assert guided_dropout(bert.model, Fisher.from_means(wrapped)).rates == guided.rates
 
 
 def test_save_and_load(tmp_path, guided):
@@ -370,5 +367,5 @@ def test_frozen_tables_need_no_score():
     """Pegasus keeps sinusoids as parameters that do not train; no Fisher information is estimated for them."""
     model = build("Pegasus").model
     fisher = made_up_fisher(model)
-    fisher.means = fisher.means.drop([name for name in fisher.means.index if "embed_positions" in name])
-    assert guided_dropout(model, fisher).rates
+    trained = {name: score for name, score in fisher.means.items() if "embed_positions" not in name}
+    assert guided_dropout(model, Fisher.from_means(trained)).rates

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gdrop_viz import dropout_sites, measured_dropout
+from gdrop_viz import dropout_sites, measured_dropout, uniform_dropout
 from gdrop_viz.anatomy import place_of
 from tests.zoo import ZOO, build
 
@@ -217,6 +217,42 @@ def test_any_module_of_torch():
     assert sites["rate"].parameters == ("embed.weight",)
     assert sites["attention.dropout"].kind == "attention probabilities"
     assert sites["dropout.1"].parameters == ("out.weight", "out.bias")
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops whole samples, with a mask of its own."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+        self.scale = 0.5
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        return x * torch.rand(len(x), *[1] * (x.dim() - 1)).add_(keep).floor_() / keep
+
+
+class OwnGaussian(nn.Module):
+    """Gaussian dropout as people write it: noise of a variance that no attribute names as a rate."""
+
+    def forward(self, x):
+        return x * (1 + 0.5 * torch.randn_like(x)) if self.training else x
+
+
+def test_modules_that_draw_their_own_masks_are_measured_by_what_they_do():
+    net = nn.Sequential(nn.Linear(4, 4), DropPath(0.3), OwnGaussian()).eval()
+    batch = {"input": torch.ones(3, 4)}
+    before = snapshot(net)
+    path, gaussian = dropout_sites(net, batch=batch)
+    assert (path.name, path.controllable) == ("1.drop_prob", True)
+    assert path.rate == pytest.approx(0.3, abs=0.01)  # five standard errors of 65,536 rows
+    assert (gaussian.name, gaussian.controllable) == ("2.own noise", False)
+    assert gaussian.rate == pytest.approx(0.25 / 1.25, abs=0.01)
+    with uniform_dropout(net, 0.6, batch=batch).applied(net, batch=batch):
+        assert measured_dropout(net, batch)["1.drop_prob"] == pytest.approx(0.6, abs=0.01)
+    assert_unchanged(net, before)
 
 
 def test_wrappers_do_not_change_names():
