@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from token_batches import Corruption, held_out_rows
+from token_batches import IGNORE, Corruption, held_out_rows
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-IGNORE = -100
 DISCOUNT = 0.75
 
 
@@ -156,5 +155,5 @@ def table(measured: dict[str, HeldOut]) -> str:
 
 
 def as_json(measured: dict[str, HeldOut]) -> dict[str, dict[str, float]]:
-    """Return the measurements with five significant decimals, ready for JSON."""
+    """Return the measurements rounded to five decimals, ready for JSON."""
     return {source: {key: round(value, 5) for key, value in asdict(m).items()} for source, m in measured.items()}

@@ -163,9 +163,9 @@ def t5_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
 
 
 def t5_spans(tokenizer: PreTrainedTokenizerFast, *, training: bool) -> SpanCorruption:
-    """Return T5's own span corruption, the same in training and evaluation."""
+    """Return T5's span corruption: 15 % in evaluation, 30 % in training (twice the signal for the same encoder)."""
     sentinels = tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(N_SENTINELS)])
-    return SpanCorruption(sentinels=tuple(sentinels), eos=tokenizer.eos_token_id)
+    return SpanCorruption(sentinels=tuple(sentinels), eos=tokenizer.eos_token_id, rate=0.3 if training else 0.15)
 
 
 RECIPES = {
@@ -188,6 +188,7 @@ RECIPES = {
         lambda tokenizer: tokenizer.eos_token_id,
         learning_rate=2e-3,
         warmup_steps=100,
+        tokens_per_step=2048,
     ),
     "t5-mini": Recipe(
         AutoModelForSeq2SeqLM,
@@ -198,6 +199,7 @@ RECIPES = {
         learning_rate=2e-3,
         warmup_steps=100,
         lengths=(128,),
+        tokens_per_step=2048,
     ),
 }
 
