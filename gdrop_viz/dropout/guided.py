@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from gdrop_viz.dropout.backbone import Backbone, backbone_of, plain_name
-from gdrop_viz.dropout.schedule import DropoutSchedule, _between, _check_bounds, _few, _scheduled
-from gdrop_viz.dropout.sites import DropoutSite, locate
+from gdrop_viz.dropout.rates import between, check_bounds, few
+from gdrop_viz.dropout.schedule import DropoutSchedule
+from gdrop_viz.dropout.sites import DropoutSite, locate, scheduled_sites
 
 if TYPE_CHECKING:
     from gdrop_viz.fisher import Fisher
@@ -53,7 +54,7 @@ def guided_dropout(
     >>> guided_dropout(net, SimpleNamespace(means=means), batch={"input": torch.ones(1, 2)}).rates
     {'0.1': 0.0, '1.1': 0.1}
     """
-    _check_bounds(lower, upper)
+    check_bounds(lower, upper)
     for name, value, allowed in (("scale", scale, ("rank", "log")), ("weighting", weighting, ("tensor", "element"))):
         if value not in allowed:
             raise ValueError(f"expected {name} to be one of {', '.join(map(repr, allowed))}, got {value!r}")
@@ -64,10 +65,10 @@ def guided_dropout(
         )
     body = backbone_of(model)
     sites = tuple(place.site for place in locate(model, batch=batch))
-    scores = _site_scores(body, _scheduled(sites, model), fisher.means, weighting)
+    scores = _site_scores(body, scheduled_sites(sites, model), fisher.means, weighting)
     positions = _rank_positions(scores) if scale == "rank" else _log_positions(scores)
     return DropoutSchedule(
-        _between(float(lower), float(upper), positions),
+        between(float(lower), float(upper), positions),
         kind="guided",
         sites=sites,
         scores=scores,
@@ -99,7 +100,7 @@ def _site_scores(body: Backbone, sites: list[DropoutSite], means: Any, weighting
     given = {plain_name(str(name)).removeprefix("base_model.model."): float(mean) for name, mean in means.items()}
     bad = [name for name, mean in given.items() if not mean >= 0 or math.isinf(mean)]
     if bad:
-        raise ValueError(f"expected finite Fisher scores >= 0, got {given[bad[0]]} for {_few(bad)}")
+        raise ValueError(f"expected finite Fisher scores >= 0, got {given[bad[0]]} for {few(bad)}")
     wanted = list(dict.fromkeys(name for site in sites for name in site.parameters))
     prefix = _common_prefix(wanted, given)
     aliases = _aliases(body)
@@ -120,7 +121,7 @@ def _site_scores(body: Backbone, sites: list[DropoutSite], means: Any, weighting
     if missing:
         raise ValueError(
             f"expected a Fisher score for each of the {len(wanted)} parameters that the dropout sites follow, but "
-            f"{len(missing)} are missing: {_few(missing)} (given: {_few(list(given))}); "
+            f"{len(missing)} are missing: {few(missing)} (given: {few(list(given))}); "
             "estimate the Fisher information on a model with this backbone"
         )
     scores = {}

@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 
 from gdrop_viz.dropout.backbone import backbone_of
 from gdrop_viz.dropout.observe import SDPA_SIGNATURE, observed, register_dropout_function
-from gdrop_viz.dropout.schedule import DropoutSchedule, _few, uniform_dropout
+from gdrop_viz.dropout.rates import few
+from gdrop_viz.dropout.schedule import DropoutSchedule, uniform_dropout
 from gdrop_viz.dropout.sites import LocatedSite, locate
 
 _REPLACED = ("dropout", "scaled_dot_product_attention", "gaussian_noise")
@@ -106,8 +107,8 @@ def gaussian_dropout(
     functions = {function: place.site.name for place in located for _, function, _ in place.keys}
     unknown = [f"{site} ({function})" for function, site in functions.items() if function not in _REPLACED]
     if unknown:
-        raise ValueError(f"expected sites of F.dropout or scaled_dot_product_attention, got {_few(unknown)}")
-    restore_rates = schedule._set(model, batch)
+        raise ValueError(f"expected sites of F.dropout or scaled_dot_product_attention, got {few(unknown)}")
+    restore_rates = schedule.set_rates(model, batch)
     wrapped = {path: modules[path] for place in located for path, _, _ in place.keys}
     before = {path: vars(module).get("forward") for path, module in wrapped.items()}
 
@@ -150,7 +151,7 @@ def _verify(
     ]
     if silent:
         raise RuntimeError(
-            f"expected Gaussian noise at every site, but {_few(silent)} made none; the model is as before"
+            f"expected Gaussian noise at every site, but {few(silent)} made none; the model is as before"
         )
 
 

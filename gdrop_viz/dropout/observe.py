@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gdrop_viz._state import preserved_modes, preserved_rng
+from gdrop_viz.dropout.dummy import dummy_batches
 from gdrop_viz.dropout.own_noise import estimated_rate, is_elementwise
 
 
@@ -111,6 +112,8 @@ _SIGNATURES: dict[Any, inspect.Signature] = {
 }
 
 
+_ORIGIN = "_gdrop_viz_origin"  # an attribute of the tensors: it lives as long as they do
+
 # what modules with a dropout of their own draw their masks with
 _DRAWS = {
     torch.bernoulli,
@@ -140,8 +143,7 @@ class _Observer(TorchFunctionMode):
         self.drew: list[bool] = []
         self.invocations = 0
         self.time = 0
-        # by identity; the tensors are held so that no identity is used twice
-        self.origins: dict[int, tuple[Tensor, Origin]] = {}
+        self.paused = False
 
     def enter(self, path: str) -> None:
         self.invocations += 1
@@ -151,8 +153,9 @@ class _Observer(TorchFunctionMode):
 
     def leave(self, module: nn.Module, inputs: tuple, output: Any) -> None:
         if self.drew[-1] and is_elementwise(module, inputs, output):
-            with torch._C.DisableTorchFunction():
-                rate, error = estimated_rate(module, inputs[0])
+            self.paused = True
+            rate, error = estimated_rate(module, inputs[0])
+            self.paused = False
             self._record("own noise", rate, self._origin(inputs), _sums_to_one(inputs[0]), error)
         self.stack.pop()
         self.counts.pop()
@@ -160,21 +163,23 @@ class _Observer(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if self.paused or not self.stack:
+            return func(*args, **kwargs)
         if func is torch.rand and _draws_one_number(args, kwargs):
             # LayerDrop skips a layer if this number is small; a skipped layer would hide its dropouts
             return torch.ones_like(func(*args, **kwargs))
         values = (*args, *kwargs.values())
-        if func in _SIGNATURES and self.stack:
+        if func in _SIGNATURES:
             origin = self._origin(values)
             self._record_dropout(func, args, kwargs, origin)
             result = func(*args, **kwargs)
             self._set_origin(result, Origin(origin.all))
             return result
-        if func in _DRAWS and self.stack:
+        if func in _DRAWS:
             self.drew[-1] = True
         result = func(*args, **kwargs)
         changed = args[0] if func is Tensor.__setitem__ else result
-        if self.stack and _holds_tensor(changed):  # reading a parameter's dtype or shape is no use of it
+        if _holds_tensor(changed):  # reading a parameter's dtype or shape is no use of it
             origin = self._origin(values)
             for name in self._parameters_in(values):
                 self.time += 1
@@ -188,14 +193,15 @@ class _Observer(TorchFunctionMode):
         for value in values:
             if isinstance(value, (list, tuple)):
                 origin |= self._origin(value)
-            elif isinstance(value, Tensor) and id(value) in self.origins:
-                origin |= self.origins[id(value)][1]
+            elif isinstance(value, Tensor):
+                origin |= getattr(value, _ORIGIN, origin)
         return origin
 
     def _set_origin(self, result: Any, origin: Origin) -> None:
         if isinstance(result, Tensor):
-            if id(result) not in self.names:
-                self.origins[id(result)] = (result, origin)
+            # a tensor that came from no parameter may be the caller's own
+            if origin.all and id(result) not in self.names:
+                setattr(result, _ORIGIN, origin)
         elif isinstance(result, (list, tuple)):
             for part in result:
                 self._set_origin(part, origin)
@@ -300,41 +306,3 @@ def observed(model: nn.Module, batch: Mapping[str, Any] | None = None, *, seed: 
                 f"{type(error).__name__}: {error}; pass batch= with inputs that the model accepts"
             ) from error
     raise AssertionError("unreachable: there is always at least one dummy batch")
-
-
-def dummy_batches(model: nn.Module) -> list[dict[str, Tensor]]:
-    """Tiny inputs to try in turn: a sentence, the same as one of several choices, and the model's own dummies."""
-    config = getattr(model, "config", None)
-    vocabulary = getattr(config, "vocab_size", None) or 8
-    end = getattr(config, "eos_token_id", None)
-    ids = [min(3 + i, vocabulary - 1) for i in range(4)]
-    if isinstance(end, int) and end < vocabulary:
-        ids.append(end)  # sequence classifiers of the BART and T5 kind read the state at the end token
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    words = torch.tensor([ids], device=device)
-    sentence = {"input_ids": words, "attention_mask": torch.ones_like(words)}
-    choices = {name: value.unsqueeze(1) for name, value in sentence.items()}
-    candidates = [sentence]
-    if getattr(config, "is_encoder_decoder", False):
-        candidates.insert(0, {**sentence, "decoder_input_ids": words})
-    candidates.append(choices)
-    own = getattr(model, "dummy_inputs", None)
-    if isinstance(own, dict):
-        candidates.append(
-            {name: value.to(device) if isinstance(value, Tensor) else value for name, value in own.items()}
-        )
-    features = _speech_features(model, device)
-    if features is not None:
-        candidates.insert(
-            0, {**features, "decoder_input_ids": words} if "decoder_input_ids" in candidates[0] else features
-        )
-    return candidates
-
-
-def _speech_features(model: nn.Module, device: torch.device) -> dict[str, Tensor] | None:
-    """Log-mel features for models of the Whisper kind."""
-    config = getattr(model, "config", None)
-    if getattr(model, "main_input_name", "") != "input_features" or not hasattr(config, "num_mel_bins"):
-        return None
-    frames = 2 * getattr(config, "max_source_positions", 4)
-    return {"input_features": torch.zeros(1, config.num_mel_bins, frames, device=device)}

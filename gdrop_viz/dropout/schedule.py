@@ -17,7 +17,8 @@ from torch import nn
 from gdrop_viz._files import atomic_path
 from gdrop_viz.dropout.backbone import backbone_of
 from gdrop_viz.dropout.observe import observed
-from gdrop_viz.dropout.sites import DropoutSite, LocatedSite, locate
+from gdrop_viz.dropout.rates import between, check_bounds, check_rate, few
+from gdrop_viz.dropout.sites import DropoutSite, LocatedSite, locate, scheduled_sites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +64,7 @@ class DropoutSchedule:
         if not self.rates:
             raise ValueError("expected a rate for at least one site, got none")
         for name, rate in self.rates.items():
-            _check_rate(f"the rate of {name}", rate)
+            check_rate(f"the rate of {name}", rate)
         object.__setattr__(self, "lower", min(self.rates.values()) if self.lower is None else self.lower)
         object.__setattr__(self, "upper", max(self.rates.values()) if self.upper is None else self.upper)
 
@@ -76,10 +77,10 @@ class DropoutSchedule:
         """Return the same order of sites between other bounds (a bound left out stays)."""
         lower = self.lower if lower is None else lower
         upper = self.upper if upper is None else upper
-        _check_bounds(lower, upper)
+        check_bounds(lower, upper)
         if self.positions is None:
             raise ValueError(f"expected a schedule that orders the sites, got kind {self.kind!r}; rescale a guided one")
-        return replace(self, rates=_between(lower, upper, self.positions), lower=lower, upper=upper)
+        return replace(self, rates=between(lower, upper, self.positions), lower=lower, upper=upper)
 
     def reversed(self) -> DropoutSchedule:
         """Return the opposite order: the most informative site gets `upper`. A control with the same set of bounds."""
@@ -87,7 +88,7 @@ class DropoutSchedule:
             raise ValueError(f"expected a schedule that orders the sites, got kind {self.kind!r}; reverse a guided one")
         kind = {"guided": "reversed", "reversed": "guided"}.get(self.kind, f"{self.kind} reversed")
         positions = {name: 1.0 - position for name, position in self.positions.items()}
-        return replace(self, kind=kind, positions=positions, rates=_between(self.lower, self.upper, positions))
+        return replace(self, kind=kind, positions=positions, rates=between(self.lower, self.upper, positions))
 
     def shuffled(self, seed: int = 0) -> DropoutSchedule:
         """Return the same rates dealt to the sites at random: a control with the same mean and spread."""
@@ -124,13 +125,13 @@ class DropoutSchedule:
             ValueError: the model's sites are not those of the schedule; nothing was changed.
             RuntimeError: some rate did not take; the old rates are back.
         """
-        self._set(model, batch)
+        self.set_rates(model, batch)
         return model
 
     @contextmanager
     def applied(self, model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> Iterator[nn.Module]:
         """Apply the schedule inside a `with` block; the model's own rates are back afterwards, whatever happens."""
-        undo = self._set(model, batch)
+        undo = self.set_rates(model, batch)
         try:
             yield model
         finally:
@@ -204,11 +205,11 @@ class DropoutSchedule:
             )
         fixed = [name for name in names if present[name].knob is None]
         if fixed:
-            raise ValueError(f"expected sites whose rate can be set, got {_few(fixed)}, written into the model's code")
+            raise ValueError(f"expected sites whose rate can be set, got {few(fixed)}, written into the model's code")
         return [present[name] for name in names]
 
-    def _set(self, model: nn.Module, batch: Mapping[str, Any] | None) -> Callable[[], None]:
-        """Set and measure the rates; return what puts the old ones back."""
+    def set_rates(self, model: nn.Module, batch: Mapping[str, Any] | None) -> Callable[[], None]:
+        """Set and measure the rates as `apply` does; return what puts the old ones back."""
         located = self._matching(backbone_of(model).base, locate(model, batch=batch))
         before = [(place.knob, place.knob.state()) for place in located]
 
@@ -236,7 +237,7 @@ class DropoutSchedule:
                 failed.append(f"{place.site.name} (wanted {wanted:.4g}, measured {measured})")
         if failed:
             raise RuntimeError(
-                f"expected a training-mode forward to use the schedule's rates, but {_few(failed)} did not take; the "
+                f"expected a training-mode forward to use the schedule's rates, but {few(failed)} did not take; the "
                 "old rates are back, and dropout_sites(model) shows what the model uses"
             )
 
@@ -252,45 +253,11 @@ def uniform_dropout(model: nn.Module, rate: float = 0.1, *, batch: Mapping[str, 
     >>> uniform_dropout(net, 0.1, batch={"input": torch.ones(1, 4)}).rates
     {'1': 0.1}
     """
-    _check_rate("rate", rate)
+    check_rate("rate", rate)
     sites = tuple(place.site for place in locate(model, batch=batch))
-    rates = {site.name: float(rate) for site in _scheduled(sites, model)}
+    rates = {site.name: float(rate) for site in scheduled_sites(sites, model)}
     return DropoutSchedule(rates, kind="uniform", sites=sites, lower=float(rate), upper=float(rate))
 
 
-def _scheduled(sites: tuple[DropoutSite, ...], model: nn.Module) -> list[DropoutSite]:
-    chosen = [site for site in sites if site.scheduled]
-    if not chosen:
-        named = f"only {_few([site.name for site in sites])}" if sites else "none"
-        raise ValueError(
-            f"expected a model whose body has dropout sites, got {type(model).__name__} with {named}; "
-            "load the model with dropout rates in its configuration"
-        )
-    return chosen
-
-
-def _between(lower: float, upper: float, positions: Mapping[str, float]) -> dict[str, float]:
-    # exact at both ends, unlike upper - (upper - lower) * position; rounding must not lead out of the bounds either
-    rates = {name: upper * (1.0 - position) + lower * position for name, position in positions.items()}
-    return {name: min(max(rate, lower), upper) for name, rate in rates.items()}
-
-
-def _check_rate(what: str, rate: float) -> None:
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-        raise ValueError(f"expected {what} to be a dropout probability in [0, 1), got {rate!r}")
-
-
-def _check_bounds(lower: float, upper: float) -> None:
-    _check_rate("lower", lower)
-    _check_rate("upper", upper)
-    if lower > upper:
-        raise ValueError(f"expected lower <= upper, got {lower} and {upper}; for the opposite order call .reversed()")
-
-
 def _difference(preposition: str, names: list[str]) -> str:
-    return f"{preposition} {_few(names)}" if names else ""
-
-
-def _few(names: list[str], shown: int = 3) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return f"{preposition} {few(names)}" if names else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from gdrop_viz.anatomy import place_of
 from gdrop_viz.dropout.backbone import Backbone, backbone_of, plain_name
 from gdrop_viz.dropout.knobs import Knob, candidates, knob_by_estimate, marked
 from gdrop_viz.dropout.observe import DropoutCall, Observation, ParameterUse, Running, observed
+from gdrop_viz.dropout.rates import few
 
 Kind = Literal["embedding", "attention probabilities", "attention output", "feed-forward", "head", "other"]
 KINDS: tuple[Kind, ...] = (
@@ -127,6 +128,19 @@ def locate(model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> list[
         site = _described(body, name, owners[name], rate, calls, [inside.get(p, p) for p in followed[name]])
         found.append(LocatedSite(replace(site, controllable=knob is not None), knob, keys, rate))
     return _with_stacks(found)
+
+
+def scheduled_sites(sites: Iterable[DropoutSite], model: nn.Module) -> list[DropoutSite]:
+    """Return those that a schedule sets; raise ValueError if `model` has none."""
+    sites = list(sites)
+    chosen = [site for site in sites if site.scheduled]
+    if not chosen:
+        named = f"only {few([site.name for site in sites])}" if sites else "none"
+        raise ValueError(
+            f"expected a model whose body has dropout sites, got {type(model).__name__} with {named}; "
+            "load the model with dropout rates in its configuration"
+        )
+    return chosen
 
 
 def _with_stacks(found: list[LocatedSite]) -> list[LocatedSite]:
