@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gdrop_viz.landscape.surface import Surface
 
 UNKNOWN = -1.0
+_LOCK_SECONDS = 30.0
 _OURS = ("standard_error", "sequence_losses", "evaluated", "metadata", "fingerprint", "metrics")
 _LAYOUT = ("xcoordinates", "ycoordinates", "train_loss", "dir_file")
 
@@ -145,10 +146,19 @@ def _opened(path: str | os.PathLike[str], mode: str) -> Any:
 
     if not os.path.exists(path):
         raise FileNotFoundError(f"expected a surface file, got {os.fspath(path)!r}, which does not exist")
-    try:
-        return h5py.File(path, mode)
-    except OSError as error:
-        raise ValueError(f"expected a readable HDF5 surface, got {os.fspath(path)!r} ({error})") from None
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return h5py.File(path, mode)
+        except BlockingIOError:  # another program reads or writes a point at this moment
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"expected {os.fspath(path)!r} to be free, but another program has kept it open for "
+                    f"{_LOCK_SECONDS:g} seconds; close it there, the points done are kept"
+                ) from None
+            time.sleep(0.005)
+        except OSError as error:
+            raise ValueError(f"expected a readable HDF5 surface, got {os.fspath(path)!r} ({error})") from None
 
 
 def _write_hdf5(surface: Surface, path: Path) -> None:

@@ -84,19 +84,20 @@ def fitted_curvature(surface: Surface, radius: float | None = None) -> Curvature
     if radius is not None:
         radii = [float(radius)]
     else:
-        radii = [float(r) for r in np.unique(distance.round(9)) if (distance <= r + 1e-9).sum() > n_terms]
-        radii = radii or [float("inf")]
+        # a little more than each ring's radius, so that rounding leaves none of its points out
+        rings = np.unique(distance.round(9)) * (1 + 1e-6) + 1e-9
+        radii = [float(r) for r in rings if (distance <= r).sum() > n_terms] or [float("inf")]
     best: Curvature | None = None
     for candidate in radii:
-        inside = distance <= candidate * (1 + 1e-9) + 1e-12
+        inside = distance <= candidate
         if inside.sum() < n_terms:
             raise ValueError(
                 f"expected at least {n_terms} finite points for a quadratic fit, got {int(inside.sum())} within radius "
                 f"{candidate:g}; use a larger radius or a finer grid"
             )
-        fit = _fitted(
-            surface, coordinates[inside], losses[inside], None if sequences is None else sequences[inside], candidate
-        )
+        each = None if sequences is None else sequences[inside]
+        reach = float(distance[inside].max()) if radius is None else candidate
+        fit = _fitted(surface, coordinates[inside], losses[inside], each, reach)
         if best is None or fit.fit_error <= _GOOD_FIT:
             best = fit
     return best
@@ -209,8 +210,6 @@ def _fitted(
     residual = losses - design @ coefficients
     spread = float(np.sqrt(np.mean((losses - losses.mean()) ** 2)))
     error = float(np.sqrt(np.mean(residual**2))) / spread if spread > 0 else 0.0
-    if math.isinf(radius):
-        radius = float(np.sqrt((points**2).sum(axis=1)).max())
     return Curvature(
         hessian, coefficients[1 : 1 + n], float(coefficients[0]), values, vectors, errors, distance_values, radius,
         len(points), error,
