@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Union
 
@@ -25,14 +25,17 @@ Arm = Union[float, "DropoutSchedule", None, Callable[[nn.Module], object]]
 class GaussianArm:
     """An arm with Gaussian dropout, N(1, rate / (1 - rate)), at every site of the backbone.
 
+    `rate` is one number, or a `DropoutSchedule` with a rate for each site.
+
     >>> GaussianArm(0.1)
     GaussianArm(rate=0.1)
     """
 
-    rate: float
+    rate: float | DropoutSchedule
 
     def __post_init__(self) -> None:
-        _check_rate(self.rate, "rate")
+        if not _is_schedule(self.rate):
+            _check_rate(self.rate, "rate")
 
     def __call__(self, model: nn.Module) -> None:
         from gdrop_viz.dropout import gaussian_dropout
@@ -145,10 +148,11 @@ def _identity(value: Any) -> Any:
             "code": _code(value.__code__),
             "values": _identity([value.__defaults__, value.__kwdefaults__, closure]),
         }
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"type": f"{type(value).__module__}.{type(value).__qualname__}", "fields": _identity(asdict(value))}
     if _is_schedule(value):
         return {"rates": dict(value.rates)}
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {"type": f"{type(value).__module__}.{type(value).__qualname__}", "fields": _identity(kept)}
     if isinstance(value, Mapping):
         return {str(key): _identity(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

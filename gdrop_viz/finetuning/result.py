@@ -91,16 +91,23 @@ class Comparison:
 
         On the validation split after the last epoch. With one seed the interval is NaN: a single run has no spread.
         """
-        import pandas as pd
+        return self._intervals(self.scores(metric), ["arm", "fraction"], confidence)
 
-        scores = self.scores(metric)
-        rows = [
-            {"arm": arm, "fraction": fraction, **statistics.mean_interval(values, confidence=confidence)._asdict()}
-            for fraction in self.fractions
-            for arm in self.arms
-            if len(values := scores.loc[(scores["arm"] == arm) & (scores["fraction"] == fraction), "value"])
-        ]
-        return pd.DataFrame(rows, columns=["arm", "fraction", "mean", "low", "high", "std", "n"])
+    def history(
+        self, metric: str | None = None, *, split: str = "validation", confidence: float = 0.95
+    ) -> pd.DataFrame:
+        """Return mean, interval, std and n over the seeds per arm, fraction and epoch, of one split.
+
+        The train split has the metric "loss" only: the mean over the epoch's updates, with dropout on.
+        """
+        metric = metric or ("loss" if split == "train" else self.metric)
+        chosen = (self.runs["split"] == split) & (self.runs["metric"] == metric)
+        if not chosen.any():
+            known = self.runs[["split", "metric"]].drop_duplicates().itertuples(index=False, name=None)
+            raise ValueError(
+                f"there is no {metric!r} of the split {split!r}, only {', '.join(' '.join(pair) for pair in known)}"
+            )
+        return self._intervals(self.runs[chosen], ["arm", "fraction", "epoch"], confidence)
 
     def differences(self, a: str, b: str, metric: str | None = None) -> pd.DataFrame:
         """Return a - b for every fraction and seed that both were run with: columns fraction, seed, value."""
@@ -173,7 +180,6 @@ class Comparison:
         correction for the number of fractions, is at most 5 %.
         """
         metric = self._known_metric(metric)
-        in_points = metric.startswith(_IN_POINTS)
         table = self.paired(a, b, metric)
         lines = []
         for row in table.itertuples():
@@ -183,8 +189,8 @@ class Comparison:
                 b,
                 test,
                 p_adjusted=row.p_holm,
-                scale=100.0 if in_points else 1.0,
-                unit="points" if in_points else f"of {metric}",
+                scale=100.0 if in_points(metric) else 1.0,
+                unit="points" if in_points(metric) else f"of {metric}",
                 larger_is_better=larger_is_better(metric),
             )
             lines.append(f"{percent(row.fraction)} of the data, {metric}: {sentence}.")
@@ -235,7 +241,7 @@ class Comparison:
         if self.runs.empty:
             return f"<b>{html.escape(self._title())}</b>: no run is finished"
         table = self.summary()
-        scale = 100 if self.metric.startswith(_IN_POINTS) else 1
+        scale = 100 if in_points(self.metric) else 1
         table["fraction"] = table["fraction"].map(percent)
         numbers = [name for name in ("mean", "low", "high", "std") if name in table]
         table[numbers] = (scale * table[numbers]).round(2)
@@ -250,6 +256,21 @@ class Comparison:
         parts = [self.metadata.get("task"), self.metadata.get("model"), self.metric]
         return ", ".join(str(part) for part in parts if part)
 
+    def _intervals(self, table: pd.DataFrame, keys: list[str], confidence: float) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = [
+            dict(zip(keys, key, strict=True)) | statistics.mean_interval(values, confidence=confidence)._asdict()
+            for key, values in table.groupby(keys, sort=False)["value"]
+        ]
+        frame = pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "std", "n"])
+        # largest fraction first, arms as they were given
+        order = {"fraction": lambda column: -column, "arm": lambda column: column.map(self.arms.index)}
+        by = ["fraction", *(key for key in keys if key != "fraction")]
+        return frame.sort_values(by, key=lambda column: order.get(column.name, lambda same: same)(column)).reset_index(
+            drop=True
+        )
+
     def _known_metric(self, metric: str | None) -> str:
         metric = self.metric if metric is None else metric
         if metric not in self.metrics and not self.runs.empty:
@@ -262,6 +283,15 @@ class Comparison:
             raise ValueError(f"arm must be one of {', '.join(self.arms)}, got {', '.join(map(repr, unknown))}")
         if len(set(arms)) < len(arms):
             raise ValueError(f"two different arms are compared, got {arms[0]!r} twice")
+
+
+def in_points(metric: str) -> bool:
+    """Return whether people read `metric` in points: times 100, as the papers print it.
+
+    >>> in_points("accuracy"), in_points("loss")
+    (True, False)
+    """
+    return metric.startswith(_IN_POINTS)
 
 
 def larger_is_better(metric: str) -> bool:
