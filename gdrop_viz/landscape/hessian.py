@@ -66,6 +66,8 @@ class Hessian:
             parameter.numel() if self._chosen[name] is None else int(self._chosen[name].count_nonzero())
             for name, parameter in self._parameters.items()
         ]
+        if not sum(self.sizes):
+            raise ValueError("expected at least one selected element, got an empty selection")
         first = next(iter(self._parameters.values()))
         self.dtype = np.dtype(np.float64 if first.dtype == torch.float64 else np.float32)
         self._contexts = ExitStack()

@@ -189,7 +189,7 @@ class Surface:
         import pandas as pd
 
         axes = np.meshgrid(*(axis for axis in (self.x, self.y) if axis is not None), indexing="ij")
-        columns = {name: axis.ravel() for name, axis in zip("xy", axes, strict=True)}
+        columns = {name: axis.ravel() for name, axis in zip("xy"[: len(axes)], axes, strict=True)}
         columns.update(loss=self.loss.ravel(), standard_error=self.standard_error.ravel())
         columns.update({name: values.ravel() for name, values in self.metrics.items()})
         return pd.DataFrame({**columns, "evaluated": self.evaluated.ravel()})

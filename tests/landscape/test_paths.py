@@ -1,0 +1,131 @@
+"""Are barriers and projections those of paths that are known in closed form?"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from gdrop_viz.landscape import Direction, loss_line, project_trajectory, random_direction, trajectory_directions
+from gdrop_viz.objectives import sequence_losses
+
+
+class Valley(nn.Module):
+    """The loss is a function of one weight, the same for every sequence up to a factor."""
+
+    def __init__(self, at: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([at], dtype=torch.float64))
+
+    def forward(self, input):
+        return (self.weight**2 - 1) ** 2 * input[:, 0]
+
+
+BATCH = [{"input": torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)}]
+
+
+def plain(outputs, batch):
+    return outputs
+
+
+def test_the_barrier_between_two_wells():
+    line = loss_line(Valley(-1.0), Valley(1.0), BATCH, points=9, loss=plain, progress=False)
+    np.testing.assert_allclose(line.t, np.linspace(0, 1, 9))
+    np.testing.assert_allclose(line.loss, 2 * ((2 * line.t - 1) ** 2 - 1) ** 2, atol=1e-12)
+    assert line.barrier == pytest.approx(2.0)  # at t = 1/2 the losses are 1, 2, 3
+    assert line.barrier_standard_error == pytest.approx(1 / np.sqrt(3))
+    assert line.to_frame()["excess"].max() == pytest.approx(2.0)
+
+
+def test_the_line_goes_on_beyond_its_ends():
+    line = loss_line(Valley(-1.0), Valley(1.0), BATCH, points=5, beyond=0.3, loss=plain, progress=False)
+    np.testing.assert_allclose(line.t, np.arange(-2, 7) / 4)
+    assert {0.0, 1.0} <= set(line.t)
+    assert line.barrier == pytest.approx(2.0)  # what lies beyond the ends is not the barrier
+    assert np.isnan(line.to_frame()["excess"]).sum() == 4
+
+
+def test_the_ends_are_the_two_checkpoints(tiny_bert, tiny_batches, tmp_path):
+    from transformers import BertForSequenceClassification
+
+    torch.manual_seed(1)
+    tuned = BertForSequenceClassification(tiny_bert.config).eval()
+    line = loss_line(tiny_bert, tuned, tiny_batches, points=3, path=tmp_path / "line.h5", progress=False)
+    ends = copy.deepcopy(tiny_bert)
+    ends.load_state_dict(tuned.state_dict(), strict=False)  # its backbone, with the old head
+    ends.tie_weights()
+    for model, loss in ((tiny_bert, line.loss[0]), (ends, line.loss[-1])):
+        with torch.no_grad():
+            expected = torch.cat([sequence_losses(model, batch) for batch in tiny_batches]).mean()
+        assert loss == pytest.approx(float(expected), rel=1e-6)
+    again = loss_line(tiny_bert, tuned, tiny_batches, points=3, path=tmp_path / "line.h5", progress=False)
+    assert (again.loss == line.loss).all()
+
+
+@pytest.fixture
+def walk():
+    """Steps along two known directions of different length, and a third that is perpendicular to both."""
+    model = nn.Linear(3, 2, bias=False).double()
+    base = model.weight.detach()
+    axes = torch.eye(6, dtype=torch.float64).reshape(6, 2, 3)
+    d1, d2 = Direction({"weight": 2 * axes[0]}), Direction({"weight": axes[0] + 3 * axes[1]})
+    steps = np.array([[0.5, 0.0, 0.3], [1.0, -1.0, 0.1], [2.0, 0.5, 0.0]])
+    path = [{"weight": base + x * d1.vectors["weight"] + y * d2.vectors["weight"] + z * axes[5]} for x, y, z in steps]
+    return model, path, (d1, d2), steps
+
+
+def test_projection_onto_a_skew_plane(walk):
+    model, path, plane, steps = walk
+    trajectory = project_trajectory(model, path, plane)
+    np.testing.assert_allclose(trajectory.coordinates, steps[:, :2], atol=1e-12)
+    # a difference of squares: half of float64's digits
+    np.testing.assert_allclose(trajectory.off_plane, steps[:, 2], atol=1e-7)
+    whole = [float((one["weight"] - model.weight.detach()).square().sum()) for one in path]
+    np.testing.assert_allclose(trajectory.distances**2, whole)
+    assert trajectory.explained == pytest.approx(1 - (steps[:, 2] ** 2).sum() / sum(whole))
+    assert len(trajectory.to_frame()) == 3
+
+
+def test_principal_components_hold_more_than_any_other_plane(walk):
+    model, path, plane, _ = walk
+    d1, d2 = trajectory_directions(model, path)
+    assert abs(d1.cosine(d2)) < 1e-12
+    best = project_trajectory(model, path, (d1, d2)).explained
+    differences = np.stack([(one["weight"] - model.weight).detach().numpy().ravel() for one in path])
+    singular = np.linalg.svd(differences, compute_uv=False)
+    assert best == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum())
+    assert best >= project_trajectory(model, path, plane).explained
+
+
+def test_checkpoints_may_lie_on_disk(walk, tmp_path):
+    model, path, plane, steps = walk
+    files = []
+    for i, checkpoint in enumerate(path):
+        (tmp_path / f"step{i}").mkdir()
+        save_file(checkpoint, tmp_path / f"step{i}" / "model.safetensors")
+        files.append(tmp_path / f"step{i}")
+    np.testing.assert_allclose(project_trajectory(model, files, plane).coordinates, steps[:, :2], atol=1e-12)
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        project_trajectory(model, [tmp_path / "none"], plane)
+
+
+def test_bad_arguments_are_named(walk):
+    model, path, plane, _ = walk
+    with pytest.raises(ValueError, match="parallel"):
+        project_trajectory(model, path, (plane[0], plane[0].scaled(3.0)))
+    with pytest.raises(ValueError, match="two directions"):
+        project_trajectory(model, path, plane[:1])
+    with pytest.raises(ValueError, match="sequence of at least one checkpoint"):
+        project_trajectory(model, [], plane)
+    with pytest.raises(ValueError, match="fewer than two"):
+        trajectory_directions(model, path[:1])
+    with pytest.raises(ValueError, match="points"):
+        loss_line(model, path[0], BATCH, points=2)
+    with pytest.raises(ValueError, match="one backbone"):
+        loss_line(model, {"other": torch.zeros(1)}, BATCH)
+    with pytest.raises(ValueError, match="norm above 0"):
+        random_direction(model, norm=0.0)
