@@ -71,7 +71,7 @@ def fisher_profile(
     for (name, one), (dash, marker), colour in zip(
         named.items(), cycle(_STYLES), cycle(_colours(len(named))), strict=False
     ):
-        table = one.grouped(by)
+        table = fisher_groups(one, by)
         values = table[measure].to_numpy(dtype=float)
         errors = table["standard error"].to_numpy(dtype=float) if measure == "mean" else np.full(len(values), np.nan)
         scale = values.max() if normalize and values.max() > 0 else 1.0
@@ -182,6 +182,12 @@ def fisher_concentration(
     ax.legend(frameon=False, loc="lower right", fontsize=8)
     ax.set_title(_title(named), fontsize=10)
     return ax
+
+
+def fisher_groups(fisher: Fisher, by: str) -> pd.DataFrame:
+    """The grouping with every measure: for single tensors the mean per parameter is their mean score."""
+    table = fisher.grouped(by)
+    return table if by != "tensor" else table.assign(**{"weighted mean": table["mean"]})
 
 
 def fisher_places(fisher: Fisher) -> pd.DataFrame:

@@ -14,7 +14,8 @@ from gdrop_viz.widgets.code_box import CodeBox
 from gdrop_viz.widgets.comparison_view import found_results, no_results, result_picture, result_sentences
 from gdrop_viz.widgets.dropout_lab_state import ARMS, SCHEDULES, DropoutLabState
 from gdrop_viz.widgets.live_curves import LiveCurves
-from gdrop_viz.widgets.panel import LABEL_STYLE, Panel, list_html, progress_html, row
+from gdrop_viz.widgets.panel import LABEL_STYLE, list_html, row
+from gdrop_viz.widgets.run_panel import RunPanel
 from gdrop_viz.widgets.running import Throttle
 from gdrop_viz.widgets.slider import NumberSlider
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from gdrop_viz.tasks import Task
 
 
-class DropoutLab(Panel):
+class DropoutLab(RunPanel):
     """Set the bounds of guided dropout, see every site's rate at once, train the arms, read the verdict.
 
     Parameters
@@ -59,6 +60,8 @@ class DropoutLab(Panel):
 
     >>> lab = DropoutLab(lm, task, fisher)  # doctest: +SKIP
     """
+
+    _kept = "Finished runs are kept."
 
     def __init__(
         self,
@@ -126,9 +129,6 @@ class DropoutLab(Panel):
         self.fraction = NumberSlider("data fraction", value=state.fraction, min=0.05, max=1.0, step=0.05)
         self.seeds = NumberSlider("seeds", value=state.n_seeds, min=1, max=20, step=1, integer=True)
         self.epochs = NumberSlider("epochs", value=state.epochs, min=1, max=20, step=1, integer=True)
-        self.run_button = ipywidgets.Button(description="Run", button_style="primary", icon="play")
-        self.stop_button = ipywidgets.Button(description="Stop", disabled=True, icon="stop")
-        self.progress = ipywidgets.HTML(progress_html(0.0, "not started"))
         self.preview_chart = Chart(state.preview(), height=250)
         self.curves_chart = Chart(LiveCurves(epochs=state.epochs, arms=[]).picture(), height=220)
         self.result_chart = Chart(no_results(self.task), height=220)
@@ -138,9 +138,8 @@ class DropoutLab(Panel):
             [ipywidgets.HTML("arms to train:"), *self.arms.values()],
             layout={"flex_flow": "row wrap", "grid_gap": "0 12px"},
         )
-        buttons = ipywidgets.HBox([self.run_button, self.stop_button])
         sliders = [self.fraction, self.seeds, self.epochs]
-        controls = ipywidgets.VBox([self.lower, self.upper, self.kind, arms, *sliders, buttons, self.progress])
+        controls = ipywidgets.VBox([self.lower, self.upper, self.kind, arms, *sliders, self.buttons, self.progress])
         self.compose(
             [
                 row((controls, "1 1 300px"), (self.preview_chart, "2 1 400px")),
@@ -157,8 +156,6 @@ class DropoutLab(Panel):
         self.upper.observe(on(lambda change: self._set_bounds(upper=change.new)), "value")
         for widget in (self.kind, self.fraction, self.seeds, self.epochs, *self.arms.values()):
             widget.observe(on(lambda change: self._read_controls()), "value")
-        self.run_button.on_click(on(lambda button: self.run()))
-        self.stop_button.on_click(on(lambda button: self.stop()))
 
     def _set_bounds(self, **bound: float) -> None:
         self.state.set_bounds(**bound)
@@ -191,7 +188,7 @@ class DropoutLab(Panel):
             curves.add(event)
             if throttle.ready(always=event.kind in ("run finished", "finished", "stopped")):
                 self.curves_chart.show(curves.picture())
-                self.progress.value = progress_html(curves.share, curves.sentence())
+                self.show_progress(curves.share, curves.sentence())
 
         def job(stop: threading.Event) -> None:
             from gdrop_viz.finetuning import compare
@@ -199,22 +196,7 @@ class DropoutLab(Panel):
             result = compare(self.lm, self.task, **call, on_event=on_event, stop=stop, progress=False)
             self._show_result(result)
 
-        self.runner.start(job)
-        self.show_message("")
-        self.run_button.disabled, self.stop_button.disabled = True, False
-        self.progress.value = progress_html(0.0, "Starting: loading the trainer.")
-
-    def stop(self) -> None:
-        """Stop within a training step; finished runs are kept."""
-        self.runner.stop()
-        self.stop_button.disabled = True
-        if self.runner.running:
-            self.show_message("Stopping. Finished runs are kept.")
-
-    def _run_ended(self) -> None:
-        if self.last_error is not None:
-            self.progress.value = progress_html(0.0, "The run ended with an error; finished runs are kept.")
-        self.run_button.disabled, self.stop_button.disabled = False, True
+        self.start(job, "Starting: loading the trainer.")
 
     # ---- results -----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdrop_viz.plots.fisher import fisher_places
+from gdrop_viz.plots.fisher import fisher_groups, fisher_places
 from gdrop_viz.widgets.picture import Axis, Cells, Picture, Series
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class FisherExplorerState:
         return _place_picture(share.unstack(), title, "share of the top", f"{name}: {where}.", log=False)
 
     def _grouped(self, name: str, fisher: Fisher) -> pd.DataFrame:
-        return self._kept(("grouped", name, self.by), lambda: fisher.grouped(self.by))
+        return self._kept(("grouped", name, self.by), lambda: fisher_groups(fisher, self.by))
 
     def _kept(self, key: tuple, compute) -> pd.DataFrame:
         """Each table is computed once: choosing again what was shown before answers at once."""

@@ -13,7 +13,8 @@ import ipywidgets
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.code_box import CodeBox
 from gdrop_viz.widgets.landscape_explorer_state import BY, FRACTIONS, KINDS, NORMALIZATIONS, LandscapeExplorerState
-from gdrop_viz.widgets.panel import LABEL_STYLE, Panel, progress_html, row
+from gdrop_viz.widgets.panel import LABEL_STYLE, row
+from gdrop_viz.widgets.run_panel import RunPanel
 from gdrop_viz.widgets.running import RemainingTime, Throttle, duration
 from gdrop_viz.widgets.slider import NumberSlider
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from gdrop_viz.pretrained import Pretrained
 
 
-class LandscapeExplorer(Panel):
+class LandscapeExplorer(RunPanel):
     """Choose which parameters move and how; known surfaces appear at once, new ones grow from coarse to fine.
 
     Parameters
@@ -43,6 +44,8 @@ class LandscapeExplorer(Panel):
 
     >>> explorer = LandscapeExplorer(lm, fisher, batches)  # doctest: +SKIP
     """
+
+    _kept = "The points computed so far are kept."
 
     def __init__(
         self,
@@ -89,9 +92,6 @@ class LandscapeExplorer(Panel):
         self.relief = ipywidgets.Checkbox(False, description="3-D", indent=False)
         for box in (self.same_distance, self.log_scale, self.relief):
             box.layout.width = "auto"
-        self.run_button = ipywidgets.Button(description="Run", button_style="primary", icon="play")
-        self.stop_button = ipywidgets.Button(description="Stop", disabled=True, icon="stop")
-        self.progress = ipywidgets.HTML(progress_html(0.0, ""))
         self.charts = [Chart(picture, height=300) for picture in state.pictures()]
         self.section_chart = Chart(state.cross_section([]), height=220)
         self.code = CodeBox(code=state.as_code())
@@ -108,7 +108,7 @@ class LandscapeExplorer(Panel):
             [
                 ipywidgets.HBox([*choosers, *boxes], layout=wrapped),
                 row((self.seed, "1 1 220px"), (self.radius, "1 1 220px"), (self.points, "1 1 220px")),
-                ipywidgets.HBox([self.run_button, self.stop_button]),
+                self.buttons,
                 self.progress,
                 row(*((chart, "1 1 340px") for chart in self.charts)),
                 self.section_chart,
@@ -122,8 +122,6 @@ class LandscapeExplorer(Panel):
             control.observe(self.guarded(lambda change: self._read_controls()), "value")
         self.relief.observe(self.guarded(lambda change: self._set_relief(change.new)), "value")
         self.charts[0].observe(self.guarded(lambda change: self._show_section()), "cursor")
-        self.run_button.on_click(self.guarded(lambda button: self.run()))
-        self.stop_button.on_click(self.guarded(lambda button: self.stop()))
 
     def _read_controls(self) -> None:
         state = self.state
@@ -150,7 +148,7 @@ class LandscapeExplorer(Panel):
             known = (
                 "both surfaces are known" if not missing else f"{missing} of {len(state.panels)} surfaces to compute"
             )
-            self.progress.value = progress_html(float(not missing), known.capitalize() + ".")
+            self.show_progress(float(not missing), known.capitalize() + ".")
 
     def _draw(self) -> None:
         for chart, picture in zip(self.charts, self.state.pictures(), strict=True):
@@ -183,11 +181,12 @@ class LandscapeExplorer(Panel):
                 left = remaining.seconds(share)
                 about = f", about {duration(left)} left" if left is not None and not last else ""
                 text = f"{point.n_done} of {point.n_points} points{about}."
-                self.progress.value = progress_html(share, text)
+                self.show_progress(share, text)
 
         def job(stop: threading.Event) -> None:
             from gdrop_viz.landscape import loss_surfaces
 
+            self.state.computing = set(state.missing())
             model = copy.deepcopy(self.lm.model)  # its weights move while cells may use the caller's
             planes = state.planes(model, self.fisher)
             planes = {label: planes[label] for label in state.missing()}
@@ -206,25 +205,12 @@ class LandscapeExplorer(Panel):
             )
             state.surfaces.update(surfaces)
 
-        self.runner.start(job)
-        self.state.computing = set(state.missing())
-        self.show_message("")
-        self.run_button.disabled, self.stop_button.disabled = True, False
-        self.progress.value = progress_html(0.0, "Starting: choosing the parameters and drawing the directions.")
-
-    def stop(self) -> None:
-        """Stop within a batch; the points computed so far are kept."""
-        self.runner.stop()
-        self.stop_button.disabled = True
-        if self.runner.running:
-            self.show_message("Stopping. The points computed so far are kept.")
+        self.start(job, "Starting: choosing the parameters and drawing the directions.")
 
     def _run_ended(self) -> None:
-        self.run_button.disabled, self.stop_button.disabled = False, True
-        if self.last_error is None:
-            self.show_message("")
         self.state.computing = set()
         self._show()
+        super()._run_ended()
 
     def close(self) -> None:
         for link in self._links:

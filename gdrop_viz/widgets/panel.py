@@ -1,4 +1,4 @@
-"""What do all panels share? Errors that show, threads that end with the panel, and a picture that stays behind."""
+"""What do all panels share? Errors that show, an end with their cell, and a picture that stays behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import ipywidgets
 
 from gdrop_viz.widgets.chart import Chart
-from gdrop_viz.widgets.running import Runner
 from gdrop_viz.widgets.static import with_static_picture
 
 # labels of ipywidgets controls as wide as those of `NumberSlider`
@@ -23,15 +22,14 @@ _OPEN: weakref.WeakSet[Panel] = weakref.WeakSet()
 class Panel(ipywidgets.VBox):
     """A column of controls and charts with a line for messages below.
 
-    Closing the panel, or running its cell again, stops its run and closes every widget in it, so that the browser
-    and the kernel let go of them. Whatever a callback raises appears in the message line as one escaped line.
+    Closing the panel, or running its cell again, closes every widget in it, so that the browser and the kernel let go
+    of them. Whatever a callback raises appears in the message line as one escaped line.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.message = ipywidgets.HTML()
         self.last_error: BaseException | None = None
-        self.runner = Runner(on_end=self.guarded(self._run_ended), on_error=self.show_error)
         self._cell = _current_cell()
         _close_with_cell(self)
 
@@ -67,14 +65,10 @@ class Panel(ipywidgets.VBox):
         self.last_error = None
         self.message.value = f'<div role="status">{html.escape(text)}</div>' if text else ""
 
-    def _run_ended(self) -> None:
-        """Called in the run's thread when it is over; panels with a run override it."""
-
     def close(self) -> None:
-        """Stop the run and close the panel with everything in it."""
+        """Close the panel with everything in it."""
         if self.comm is None:
             return
-        self.runner.stop()
         _OPEN.discard(self)
         for widget in _descendants(self):
             widget.unobserve_all()
@@ -92,14 +86,6 @@ def row(*columns: tuple[ipywidgets.Widget, str]) -> ipywidgets.HBox:
         widget.layout.flex = flex
         widget.layout.min_width = "0"
     return ipywidgets.HBox([widget for widget, _ in columns], layout={"flex_flow": "row wrap"})
-
-
-def progress_html(share: float, text: str) -> str:
-    """A progress bar with its words, as the browser's own element that screen readers know."""
-    return (
-        f'<progress max="1" value="{share:.4f}" aria-label="progress" style="width: 100%"></progress>'
-        f'<div role="status" style="line-height: 1.4">{html.escape(text)}</div>'
-    )
 
 
 def list_html(lines: Sequence[str]) -> str:

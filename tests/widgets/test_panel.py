@@ -11,16 +11,20 @@ import pytest
 
 from gdrop_viz.widgets import panel as panel_module
 from gdrop_viz.widgets.chart import Chart
-from gdrop_viz.widgets.panel import Panel
 from gdrop_viz.widgets.picture import Axis, Picture
+from gdrop_viz.widgets.run_panel import RunPanel
 
 
-class SmallPanel(Panel):
+class SmallPanel(RunPanel):
     def __init__(self) -> None:
         super().__init__()
         self.button = ipywidgets.Button()
         self.chart = Chart(Picture("Title", "Nothing yet.", Axis("x", (0, 1)), Axis("y", (0, 1))))
-        self.compose([ipywidgets.HBox([self.button]), self.chart], charts=[self.chart])
+        self.compose([ipywidgets.HBox([self.button]), self.chart, self.buttons, self.progress], charts=[self.chart])
+        self.job = lambda stop: None
+
+    def run(self) -> None:
+        self.start(self.job, "Starting.")
 
 
 @pytest.fixture
@@ -42,10 +46,29 @@ def test_an_error_in_a_callback_is_one_escaped_line(panel):
     assert isinstance(panel.last_error, ValueError)
 
 
-def test_an_error_in_a_run_is_shown_too(panel):
-    panel.runner.start(lambda stop: {}["missing"])
+def test_an_error_in_a_run_is_shown_too_and_run_is_possible_again(panel):
+    panel.job = lambda stop: {}["missing"]
+    panel.run_button.click()
     assert panel.runner.wait(5)
     assert "KeyError" in panel.message.value
+    assert "ended with an error. What is finished is kept." in panel.progress.value
+    panel.job = lambda stop: None
+    panel.run_button.click()
+    assert panel.runner.wait(5)
+    assert panel.message.value == ""
+
+
+def test_run_and_stop_are_possible_only_when_they_make_sense(panel):
+    panel.job = lambda stop: stop.wait(30)
+    states = [(panel.run_button.disabled, panel.stop_button.disabled)]
+    panel.run_button.click()
+    states.append((panel.run_button.disabled, panel.stop_button.disabled))
+    with pytest.raises(RuntimeError, match="still at work"):
+        panel.run()
+    panel.stop_button.click()
+    assert panel.runner.wait(5)
+    states.append((panel.run_button.disabled, panel.stop_button.disabled))
+    assert states == [(False, True), (True, False), (False, True)]
 
 
 def test_messages_are_escaped_and_replace_an_error(panel):
