@@ -64,6 +64,8 @@ class Recorder(TrainerCallback):
 
     def __init__(self, on_event: Listener | None, stop: StopSignal | None) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.epoch_scores: dict[str, float] = {}
+        self.unfinished: list[dict[str, Any]] = []  # rows of an epoch whose validation sets are not all scored
         self.metrics: dict[str, float] = {}
         self.on_event, self.stop = on_event, stop
         self.trainer: PairedTrainer | None = None
@@ -96,12 +98,15 @@ class Recorder(TrainerCallback):
         if split == "validation":
             table.insert(0, ("train", "loss", float(self.epoch_loss) / self.epoch_rows))
             self.epoch_loss, self.epoch_rows = 0.0, 0
-        self.rows += [
+            self.epoch_scores = scores
+        self.unfinished += [
             {"epoch": epoch, "split": split, "metric": metric, "value": value, "seconds": seconds}
             for split, metric, value in table
         ]
-        if split == "validation":
-            self._tell("epoch", state, scores)
+        if split == list(self.trainer.eval_dataset)[-1]:
+            self.rows += self.unfinished
+            self.unfinished = []
+            self._tell("epoch", state, self.epoch_scores)
 
     def _tell(self, kind: Any, state: Any, metrics: dict[str, float]) -> None:
         if self.on_event is not None:

@@ -18,10 +18,11 @@ from gdrop_viz.finetuning.arms import Arm, WeightDecayArm, apply_arm, describe_a
 from gdrop_viz.finetuning.classifier import build_classifier, model_checksum
 from gdrop_viz.finetuning.events import Listener, StopSignal
 from gdrop_viz.finetuning.ledger import Ledger, Run
-from gdrop_viz.finetuning.result import Comparison, percent
+from gdrop_viz.finetuning.result import Comparison
 from gdrop_viz.finetuning.spread import limited_threads, spread
 from gdrop_viz.finetuning.store import RunStore
 from gdrop_viz.finetuning.train import Hyperparameters, default_learning_rate, run_rows
+from gdrop_viz.finetuning.units import percent
 
 if TYPE_CHECKING:
     from gdrop_viz.pretrained import Pretrained
@@ -56,7 +57,7 @@ def compare(
         The pretrained model and the labelled task.
     arms
         Name -> dropout rate for all sites of the backbone, `DropoutSchedule`, None (no dropout), `GaussianArm(rate)`,
-        `WeightDecayArm(...)`, or a callable that prepares the classifier.
+        `WeightDecayArm(...)`, or a callable that prepares the classifier (called on a copy first, to check it).
     fractions
         Shares of the training data, in (0, 1]. The seed chooses which examples; smaller shares lie inside larger ones.
     seeds
@@ -127,19 +128,18 @@ def compare(
         },
     }
     ledger = Ledger(runs, RunStore.open(path), metadata, metric=task.metrics[0], on_event=on_event, progress=progress)
-    with ledger:
+    with ledger, limited_threads(threads):
         if executor is not None:
-            spread(executor, ledger, lm, task, arms, hyperparameters, threads=threads, stop=stop)
+            spread(executor, ledger, lm, task, arms, hyperparameters, stop=stop)
         else:
-            with limited_threads(threads):
-                for run in ledger.unfinished():
-                    ledger.start(run)
-                    listener = ledger.listener(run)
-                    rows = run_rows(
-                        lm, task, arms[run.arm], run.seed, run.fraction, hyperparameters, on_event=listener, stop=stop
-                    )
-                    if not ledger.finish(run, rows):
-                        break
+            for run in ledger.unfinished():
+                ledger.start(run)
+                listener = ledger.listener(run)
+                rows = run_rows(
+                    lm, task, arms[run.arm], run.seed, run.fraction, hyperparameters, on_event=listener, stop=stop
+                )
+                if not ledger.finish(run, rows):
+                    break
     return ledger.comparison()
 
 

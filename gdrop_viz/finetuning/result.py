@@ -16,15 +16,12 @@ from gdrop_viz._files import atomic_path
 from gdrop_viz.finetuning import statistics
 from gdrop_viz.finetuning.store import RunStore
 from gdrop_viz.finetuning.train import COLUMNS
+from gdrop_viz.finetuning.units import in_points, larger_is_better, percent
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "gdrop_viz comparison 1"
-
-# metrics in [-1, 1] are read in points, as the papers print them; anything else in its own unit
-_IN_POINTS = ("accuracy", "f1", "matthews", "pearson", "spearman", "precision", "recall", "auc")
-_SMALLER_IS_BETTER = ("loss", "error", "mse", "mae")
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,33 +280,6 @@ class Comparison:
             raise ValueError(f"arm must be one of {', '.join(self.arms)}, got {', '.join(map(repr, unknown))}")
         if len(set(arms)) < len(arms):
             raise ValueError(f"two different arms are compared, got {arms[0]!r} twice")
-
-
-def in_points(metric: str) -> bool:
-    """Return whether people read `metric` in points: times 100, as the papers print it.
-
-    >>> in_points("accuracy"), in_points("loss")
-    (True, False)
-    """
-    return metric.startswith(_IN_POINTS)
-
-
-def larger_is_better(metric: str) -> bool:
-    """Return whether a larger value of `metric` is a better one.
-
-    >>> larger_is_better("accuracy"), larger_is_better("loss")
-    (True, False)
-    """
-    return not metric.endswith(_SMALLER_IS_BETTER)
-
-
-def percent(fraction: float) -> str:
-    """Write a data fraction for people.
-
-    >>> percent(0.25), percent(1.0), percent(0.005)
-    ('25 %', '100 %', '0.5 %')
-    """
-    return f"{100 * fraction:g} %"
 
 
 def run_table(rows: Any) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from gdrop_viz.tasks import Task
 
 _POLL_SECONDS = 0.2
-
-# the random generators belong to the process: a worker with several threads does its runs one after the other
-_ONE_RUN_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,6 @@ def spread(
     arms: Mapping[str, Any],
     hyperparameters: Hyperparameters,
     *,
-    threads: int | None,
     stop: StopSignal | None,
 ) -> None:
     """Do the unfinished runs of `ledger` on `executor`; each is written down as soon as it comes back.
@@ -73,7 +68,6 @@ def spread(
     this machine's temporary folder; elsewhere they run on, and are not used).
     """
     _check(executor, arms)
-    threads = torch.get_num_threads() if threads is None else threads
     parcel = _packed(lm)
     waiting = ledger.unfinished()
     running: dict[Future, Run] = {}
@@ -86,7 +80,9 @@ def spread(
                 while not stopping and len(running) < limit and (run := next(waiting, None)) is not None:
                     ledger.start(run)
                     job = (parcel, task, arms[run.arm], run.seed, run.fraction, hyperparameters)
-                    running[executor.submit(_remote_run, *job, threads, _StopFile(str(stop_file)))] = run
+                    running[executor.submit(_remote_run, *job, torch.get_num_threads(), _StopFile(str(stop_file)))] = (
+                        run
+                    )
                 if not running:
                     return
                 if stopping:
@@ -141,7 +137,7 @@ def _remote_run(
 ) -> list[dict[str, Any]]:
     if stop.is_set():
         return []
-    with _ONE_RUN_AT_A_TIME, limited_threads(threads):
+    with limited_threads(threads):
         return run_rows(_unpacked(parcel), task, arm, seed, fraction, hyperparameters, stop=stop)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
     from gdrop_viz.pretrained import Pretrained
     from gdrop_viz.tasks import Task
+
+# the random generators belong to the process, so trainings in several threads (panels; Dask) take turns
+_ONE_RUN_AT_A_TIME = threading.RLock()
+_POLL_SECONDS = 0.1
 
 COLUMNS = ("arm", "fraction", "seed", "epoch", "split", "metric", "value", "seconds")
 
@@ -139,7 +144,8 @@ def fine_tune(
 ) -> pd.DataFrame:
     """Fine-tune a classifier on top of `lm` with the Hugging Face `Trainer` and return its scores as a tidy table.
 
-    `lm.model` is not changed. The random generators are given back as they were.
+    `lm.model` is not changed. The random generators are given back as they were. They belong to the process: runs in
+    several threads take turns, and another thread that draws from them meanwhile changes the dropout masks.
 
     Parameters
     ----------
@@ -210,10 +216,12 @@ def run_rows(
         name: sorted(encode(lm, data, max_length=hyperparameters.max_length), key=lambda row: len(row["input_ids"]))
         for name, data in {"validation": task.validation, **task.more_validation}.items()
     }
-    classifier = build_classifier(lm, task, seed=seed)
-    apply_arm(arm, classifier)
     fixed = min(hyperparameters.max_length, length_limit(lm)) if hyperparameters.padding == "max_length" else None
-    with tempfile.TemporaryDirectory() as scratch, preserved_rng(seed):
+    with _my_turn(stop) as mine, tempfile.TemporaryDirectory() as scratch, preserved_rng(seed):
+        if not mine:
+            return []
+        classifier = build_classifier(lm, task, seed=seed)
+        apply_arm(arm, classifier)
         with quiet_libraries():
             from gdrop_viz.finetuning._trainer import Stopped, make_trainer
 
@@ -228,11 +236,24 @@ def run_rows(
                 on_event=on_event,
                 stop=stop,
             )
-        # building the Trainer draws numbers; the dropout masks must depend on the seed alone
+        # all before drew numbers, each arm its own; the dropout masks must depend on the seed alone
         torch.manual_seed(seed)
         with suppress(Stopped):
             trainer.train()
-    return recorder.rows
+        return recorder.rows
+
+
+@contextmanager
+def _my_turn(stop: StopSignal | None) -> Iterator[bool]:
+    """Wait until no other thread of this process trains; yields False if asked to stop before that."""
+    while not _ONE_RUN_AT_A_TIME.acquire(timeout=_POLL_SECONDS):
+        if stop is not None and stop.is_set():
+            yield False
+            return
+    try:
+        yield True
+    finally:
+        _ONE_RUN_AT_A_TIME.release()
 
 
 def _training_arguments(

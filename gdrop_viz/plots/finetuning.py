@@ -27,7 +27,7 @@ def comparison(result: Comparison, metric: str | None = None, *, ax: Axes | None
     ('validation accuracy (points)', ['25 %', '100 %'])
     >>> plt.close(ax.figure)
     """
-    from gdrop_viz.finetuning.result import percent
+    from gdrop_viz.finetuning.units import percent
 
     metric, scale, unit = _reading(result, metric)
     summary, scores = result.summary(metric), result.scores(metric)
@@ -66,7 +66,7 @@ def paired_differences(
     ('difference in accuracy from standard (points)', ['guided'])
     >>> plt.close(ax.figure)
     """
-    from gdrop_viz.finetuning.result import percent
+    from gdrop_viz.finetuning.units import percent
 
     metric, scale, unit = _reading(result, metric)
     baseline = result.arms[0] if baseline is None else baseline
@@ -120,7 +120,7 @@ def training_curves(
     """
     from matplotlib.ticker import MaxNLocator
 
-    from gdrop_viz.finetuning.result import percent
+    from gdrop_viz.finetuning.units import percent
 
     fraction = result.fractions[0] if fraction is None and result.fractions else fraction
     if fraction not in result.fractions:
@@ -145,7 +145,7 @@ def _reading(result: Comparison, metric: str | None) -> tuple[str, float, str]:
     """The metric's name, the factor it is shown with and its unit."""
     if result.runs.empty:
         raise ValueError("the comparison holds no finished run, so there is nothing to draw")
-    from gdrop_viz.finetuning.result import in_points
+    from gdrop_viz.finetuning.units import in_points
 
     metric = result.metric if metric is None else metric
     if in_points(metric):

@@ -324,3 +324,29 @@ def test_default_learning_rate(tiny_lm):
 def test_settings_out_of_range(tiny_lm, toy_task, settings, message):
     with pytest.raises((ValueError, TypeError), match=message):
         fine_tune(tiny_lm, toy_task, 0.1, **settings)
+
+
+class TestThreads:
+    def test_trainings_in_several_threads_take_turns(self, tiny_lm, toy_task):
+        from concurrent.futures import ThreadPoolExecutor
+
+        alone = [fine_tune(tiny_lm, toy_task, 0.1, seed=seed, epochs=1) for seed in (0, 1)]
+        with ThreadPoolExecutor(2) as pool:
+            together = list(pool.map(lambda seed: fine_tune(tiny_lm, toy_task, 0.1, seed=seed, epochs=1), (0, 1)))
+        assert [table["value"].tolist() for table in alone] == [table["value"].tolist() for table in together]
+
+    def test_a_training_that_waits_can_be_stopped(self, tiny_lm, toy_task):
+        stop, results = threading.Event(), []
+
+        def listen(event):
+            if event.step == 1 and not results:
+                other = threading.Thread(
+                    target=lambda: results.append(fine_tune(tiny_lm, toy_task, 0.1, epochs=1, stop=stop))
+                )
+                other.start()
+                stop.set()
+                other.join(timeout=60)
+
+        fine_tune(tiny_lm, toy_task, 0.1, epochs=1, on_event=listen)
+        assert len(results) == 1
+        assert results[0].empty
