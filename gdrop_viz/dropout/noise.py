@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -40,7 +41,7 @@ def gaussian_noise(input: Tensor, p: float = 0.5, training: bool = True) -> Tens
     return input * torch.randn_like(input).mul_(math.sqrt(p / (1 - p))).add_(1)
 
 
-register_dropout_function(gaussian_noise)
+register_dropout_function(sys.modules[__name__], "gaussian_noise")
 
 
 class GaussianDropout:

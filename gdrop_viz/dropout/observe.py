@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -90,27 +90,24 @@ def _plain_dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace
     """Only the signature that the functional dropouts share."""
 
 
+def _torch_dropout(input: Tensor, p: float, train: bool) -> None:
+    """Only the signature of the builtin `torch.dropout`."""
+
+
 def _sdpa(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False) -> None:
     """Only the signature of the builtin, which `inspect` cannot read."""
 
 
 _PLAIN = inspect.signature(_plain_dropout)
 SDPA_SIGNATURE = inspect.signature(_sdpa)
-_SIGNATURES: dict[Any, inspect.Signature] = {
-    F.dropout: _PLAIN,
-    F.alpha_dropout: _PLAIN,
-    F.feature_alpha_dropout: _PLAIN,
-    F.dropout1d: _PLAIN,
-    F.dropout2d: _PLAIN,
-    F.dropout3d: _PLAIN,
-    F.scaled_dot_product_attention: SDPA_SIGNATURE,
-    F.multi_head_attention_forward: inspect.signature(F.multi_head_attention_forward),
-    torch.dropout: inspect.Signature(
-        [*_PLAIN.parameters.values()][:1]
-        + [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("p", "train")]
-    ),
-}
-
+# where each function is looked up when an observation starts: someone may have wrapped it in the meantime
+_FUNCTIONS: list[tuple[Any, str, inspect.Signature]] = [
+    *((F, name, _PLAIN) for name in ("dropout", "dropout1d", "dropout2d", "dropout3d")),
+    *((F, name, _PLAIN) for name in ("alpha_dropout", "feature_alpha_dropout")),
+    (F, "scaled_dot_product_attention", SDPA_SIGNATURE),
+    (F, "multi_head_attention_forward", inspect.signature(F.multi_head_attention_forward)),
+    (torch, "dropout", inspect.signature(_torch_dropout)),
+]
 
 _ORIGIN = "_gdrop_viz_origin"  # an attribute of the tensors: it lives as long as they do
 
@@ -128,9 +125,9 @@ _DRAWS = {
 }
 
 
-def register_dropout_function(function: Callable[..., Tensor]) -> None:
-    """Let the observer see calls of `function(input, p, training)`, which must honour `__torch_function__`."""
-    _SIGNATURES[function] = _PLAIN
+def register_dropout_function(module: Any, name: str) -> None:
+    """Let the observer see calls of `module.name(input, p, training)`, which must honour `__torch_function__`."""
+    _FUNCTIONS.append((module, name, _PLAIN))
 
 
 class _Observer(TorchFunctionMode):
@@ -144,6 +141,7 @@ class _Observer(TorchFunctionMode):
         self.invocations = 0
         self.time = 0
         self.paused = False
+        self.functions = {getattr(module, name): (name, signature) for module, name, signature in _FUNCTIONS}
 
     def enter(self, path: str) -> None:
         self.invocations += 1
@@ -156,7 +154,7 @@ class _Observer(TorchFunctionMode):
             self.paused = True
             rate, error = estimated_rate(module, inputs[0])
             self.paused = False
-            self._record("own noise", rate, self._origin(inputs), _sums_to_one(inputs[0]), error)
+            self._record("own noise", rate, self._origin(inputs), _holds_probabilities(inputs[0]), error)
         self.stack.pop()
         self.counts.pop()
         self.drew.pop()
@@ -169,9 +167,9 @@ class _Observer(TorchFunctionMode):
             # LayerDrop skips a layer if this number is small; a skipped layer would hide its dropouts
             return torch.ones_like(func(*args, **kwargs))
         values = (*args, *kwargs.values())
-        if func in _SIGNATURES:
+        if func in self.functions:
             origin = self._origin(values)
-            self._record_dropout(func, args, kwargs, origin)
+            self._record_dropout(*self.functions[func], args, kwargs, origin)
             result = func(*args, **kwargs)
             self._set_origin(result, Origin(origin.all))
             return result
@@ -206,14 +204,16 @@ class _Observer(TorchFunctionMode):
             for part in result:
                 self._set_origin(part, origin)
 
-    def _record_dropout(self, func: Any, args: tuple, kwargs: dict, origin: Origin) -> None:
-        bound = _SIGNATURES[func].bind(*args, **kwargs)
+    def _record_dropout(
+        self, name: str, signature: inspect.Signature, args: tuple, kwargs: dict, origin: Origin
+    ) -> None:
+        bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
         rate = float(given["dropout_p"] if "dropout_p" in given else given["p"])
         if not given.get("training", given.get("train", True)):
             rate = 0.0
-        self._record(func.__name__, rate, origin, "dropout_p" in given or _sums_to_one(given["input"]))
+        self._record(name, rate, origin, "dropout_p" in given or _holds_probabilities(given["input"]))
 
     def _record(self, function: str, rate: float, origin: Origin, on_probabilities: bool, error: float = 0.0) -> None:
         self.time += 1
@@ -240,13 +240,18 @@ def _holds_tensor(result: Any) -> bool:
     return isinstance(result, Tensor) or (isinstance(result, (tuple, list)) and any(map(_holds_tensor, result)))
 
 
-def _sums_to_one(x: Tensor) -> bool:
-    """Whether `x` holds attention probabilities: distributions over its last axis (fully masked rows may be zero)."""
+def _holds_probabilities(x: Tensor) -> bool:
+    """Whether `x` holds attention probabilities: distributions over its last axis.
+
+    A fully masked row may be zero, and with an attention sink (GPT-OSS) each row of a four-dimensional tensor lacks
+    the sink's share.
+    """
     if x.dim() < 3 or not x.is_floating_point() or x.shape[-1] < 2:
         return False
     totals = x.float().sum(dim=-1)
-    near_one = (totals - 1).abs() < 1e-2
-    return bool((x >= 0).all() and near_one.any() and (near_one | (totals == 0)).all())
+    whole = (totals - 1).abs() < 1e-2
+    part = (totals >= 0) & (totals < 1) if x.dim() == 4 else totals == 0
+    return bool((x >= 0).all() and (whole | part).all() and (totals > 0).any())
 
 
 @contextmanager

@@ -255,6 +255,7 @@ def _kind(name: str, parameters: tuple[str, ...], calls: list[DropoutCall], laye
         components.add(place_of(name).component)
         if "embedding" in components:
             return "embedding"
-        return "head" if components == {"head"} else "other"
+        # of a model that is its own base, the name alone can tell the head ("decoder" is a stack or a head's layer)
+        return "head" if components == {"head"} and name.partition(".")[0] not in ("encoder", "decoder") else "other"
     kinds: dict[str, Kind] = {"attention": "attention output", "feed-forward": "feed-forward", "embedding": "embedding"}
     return kinds.get(components.pop(), "other") if len(components) == 1 else "other"
