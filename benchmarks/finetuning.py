@@ -1,6 +1,6 @@
 """How much faster is a fine-tuning run with dynamic padding than the same run padded to 512, and is it the same run?
 
-    python benchmarks/finetuning.py                      # sentiment, 160 training sentences, 4 x 256 BERT
+    python benchmarks/finetuning.py                      # sentiment, 64 training sentences, 4 x 256 BERT
     python benchmarks/finetuning.py --model bert-base-uncased --task glue/mrpc --examples 800
 
 Two questions, two measurements:
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="bert-mini")
     parser.add_argument("--task", default="sentiment")
-    parser.add_argument("--examples", type=int, default=160, help="training examples; half as many for validation")
+    parser.add_argument("--examples", type=int, default=64, help="training examples; half as many for validation")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)

@@ -186,6 +186,7 @@ class Comparison:
                 b,
                 test,
                 p_adjusted=row.p_holm,
+                n_tests=len(table),
                 scale=100.0 if in_points(metric) else 1.0,
                 unit="points" if in_points(metric) else f"of {metric}",
                 larger_is_better=larger_is_better(metric),
@@ -240,7 +241,7 @@ class Comparison:
         table = self.summary()
         scale = 100 if in_points(self.metric) else 1
         table["fraction"] = table["fraction"].map(percent)
-        numbers = [name for name in ("mean", "low", "high", "std") if name in table]
+        numbers = ["mean", "low", "high", "std"]
         table[numbers] = (scale * table[numbers]).round(2)
         unit = " in points" if scale == 100 else ""
         note = "" if (table["n"] > 1).any() else "; one seed has no spread, so there is no interval"

@@ -160,6 +160,14 @@ class TestVerdict:
         assert "p = 0.062 after Holm's correction" in verdict("a", "b", test, p_adjusted=0.0625)
         assert "a hint and no finding" in verdict("a", "b", test, p_adjusted=0.0625)
 
+    def test_several_tests_need_more_seeds_and_larger_effects(self):
+        test = PairedTest(mean=0.001, low=-0.005, high=0.007, std=0.0084, n=10, p=0.72)
+        effect = 100 * detectable_effect(0.0084, 10, alpha=0.05 / 4)
+        assert f"an effect above {effect:.2g} points" in verdict("a", "b", test, p_adjusted=1.0, n_tests=4)
+        clear = paired_test([0.8, 0.81, 0.82, 0.84, 0.84, 0.85], [0.5, 0.51, 0.52, 0.53, 0.54, 0.55])
+        sentence = verdict("a", "b", clear, p_adjusted=4 * clear.p, n_tests=4)
+        assert "6 seeds cannot give p below 0.12: run at least 8" in sentence
+
     def test_what_cannot_be_said(self):
         assert "single seed" in verdict("a", "b", paired_test([0.7], [0.6]))
         assert "no seed was run for both" in verdict("a", "b", paired_test([], []))
