@@ -8,8 +8,9 @@ of the calls tell what was computed before what.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -154,7 +155,7 @@ class _Observer(TorchFunctionMode):
             self.paused = True
             rate, error = estimated_rate(module, inputs[0])
             self.paused = False
-            self._record("own noise", rate, self._origin(inputs), _holds_probabilities(inputs[0]), error)
+            self.record("own noise", rate, self.origin(inputs), _holds_probabilities(inputs[0]), error)
         self.stack.pop()
         self.counts.pop()
         self.drew.pop()
@@ -168,7 +169,7 @@ class _Observer(TorchFunctionMode):
             return torch.ones_like(func(*args, **kwargs))
         values = (*args, *kwargs.values())
         if func in self.functions:
-            origin = self._origin(values)
+            origin = self.origin(values)
             self._record_dropout(*self.functions[func], args, kwargs, origin)
             result = func(*args, **kwargs)
             self._set_origin(result, Origin(origin.all))
@@ -178,7 +179,7 @@ class _Observer(TorchFunctionMode):
         result = func(*args, **kwargs)
         changed = args[0] if func is Tensor.__setitem__ else result
         if _holds_tensor(changed):  # reading a parameter's dtype or shape is no use of it
-            origin = self._origin(values)
+            origin = self.origin(values)
             for name in self._parameters_in(values):
                 self.time += 1
                 self.seen.uses.append(ParameterUse(name, tuple(self.stack), self.time))
@@ -186,11 +187,11 @@ class _Observer(TorchFunctionMode):
             self._set_origin(changed, origin)
         return result
 
-    def _origin(self, values: Any) -> Origin:
+    def origin(self, values: Any) -> Origin:
         origin = Origin()
         for value in values:
             if isinstance(value, (list, tuple)):
-                origin |= self._origin(value)
+                origin |= self.origin(value)
             elif isinstance(value, Tensor):
                 origin |= getattr(value, _ORIGIN, origin)
         return origin
@@ -213,9 +214,9 @@ class _Observer(TorchFunctionMode):
         rate = float(given["dropout_p"] if "dropout_p" in given else given["p"])
         if not given.get("training", given.get("train", True)):
             rate = 0.0
-        self._record(name, rate, origin, "dropout_p" in given or _holds_probabilities(given["input"]))
+        self.record(name, rate, origin, "dropout_p" in given or _holds_probabilities(given["input"]))
 
-    def _record(self, function: str, rate: float, origin: Origin, on_probabilities: bool, error: float = 0.0) -> None:
+    def record(self, function: str, rate: float, origin: Origin, on_probabilities: bool, error: float = 0.0) -> None:
         self.time += 1
         index = self.counts[-1][function]
         self.counts[-1][function] += 1
@@ -268,6 +269,39 @@ def _module_stack(model: nn.Module, observer: _Observer) -> Iterator[None]:
 
 
 @contextmanager
+def _opaque_attention(observer: _Observer) -> Iterator[None]:
+    """See the rate given to attention kernels that call no function of torch, such as FlashAttention.
+
+    `transformers` hands them the rate as `dropout`; they are wrapped in its table for the time of the observation.
+    """
+    if "transformers.modeling_utils" not in sys.modules:
+        yield
+        return
+    table = sys.modules["transformers.modeling_utils"].ALL_ATTENTION_FUNCTIONS
+
+    def seeing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def attention(*args: Any, dropout: float = 0.0, **kwargs: Any) -> Any:
+            before = len(observer.seen.calls)
+            result = function(*args, dropout=dropout, **kwargs)
+            if len(observer.seen.calls) == before and observer.stack:
+                tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+                observer.record("attention", float(dropout), observer.origin(tensors), True)
+            return result
+
+        return attention
+
+    local = dict(table._local_mapping)
+    try:
+        for name, function in list(table.items()):
+            if name != "sdpa":
+                table[name] = seeing(function)
+        yield
+    finally:
+        table._local_mapping.clear()
+        table._local_mapping.update(local)
+
+
+@contextmanager
 def _preserved_buffers(model: nn.Module) -> Iterator[None]:
     """Running statistics move in training mode; give them back."""
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -298,6 +332,7 @@ def observed(model: nn.Module, batch: Mapping[str, Any] | None = None, *, seed: 
                 preserved_modes(model, training=True),
                 _preserved_buffers(model),
                 _module_stack(model, observer),
+                _opaque_attention(observer),
                 observer,
             ):
                 model(**inputs)

@@ -255,6 +255,29 @@ def test_modules_that_draw_their_own_masks_are_measured_by_what_they_do():
     assert_unchanged(net, before)
 
 
+def test_an_attention_kernel_that_hides_its_dropout():
+    """FlashAttention and its kin: the rate is seen where the model hands it over."""
+    from transformers import AttentionInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def opaque(module, query, key, value, attention_mask, dropout=0.0, **kwargs):
+        return query.transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register("opaque", opaque)
+    try:
+        for name in ("Bert", "Llama", "OPT"):
+            fused, hidden = build(name).model, build(name, attention="opaque").model
+            assert [(s.name, s.kind, s.rate, s.controllable) for s in dropout_sites(hidden)] == [
+                (s.name, s.kind, s.rate, s.controllable) for s in dropout_sites(fused)
+            ]
+            schedule = uniform_dropout(hidden, 0.3)
+            with schedule.applied(hidden):
+                assert measured_dropout(hidden) == schedule.rates
+        assert ALL_ATTENTION_FUNCTIONS["opaque"] is opaque
+    finally:
+        del AttentionInterface._global_mapping["opaque"]
+
+
 def test_wrappers_do_not_change_names():
     case = build("Bert")
     names = [site.name for site in dropout_sites(case.model)]
