@@ -146,14 +146,16 @@ function drawPlane(content, width, height, id) {
 function drawCells(cells, px, py, marks, targets, content) {
   const share = unit(cells);
   const [bx, by] = [borders(cells.x).map(px), borders(cells.y).map(py)];
-  const nameOf = (axis, value) => axis.ticks?.find(([at]) => at === value)?.[1] ?? `${axis.label} ${number(value)}`;
+  const nameOf = (axis, value) => axis.ticks?.find(([at]) => at === value)?.[1] ?? number(value);
+  const coordinates = content.x.ticks ? (i, j) => `${nameOf(content.x, cells.x[i])}, ${nameOf(content.y, cells.y[j])}`
+    : (i, j) => `x = ${number(cells.x[i])}, y = ${number(cells.y[j])}`;
   const group = svg("g", { class: "gdv-cells", "shape-rendering": "crispEdges" });
   cells.values.forEach((column, i) => column.forEach((value, j) => {
     const box = { x: Math.min(bx[i], bx[i + 1]), y: Math.min(by[j], by[j + 1]), width: Math.abs(bx[i + 1] - bx[i]), height: Math.abs(by[j + 1] - by[j]) };
     if (value !== null) group.append(svg("rect", { ...box, fill: viridis(share(value)) }));
     targets.push({
       cell: [i, j], series: -1, box, x: box.x + box.width / 2, y: box.y + box.height / 2,
-      text: `${nameOf(content.x, cells.x[i])}, ${nameOf(content.y, cells.y[j])}: ${cells.label} ${number(value)}`,
+      text: `${coordinates(i, j)}: ${cells.label} ${number(value)}`,
     });
   }));
   marks.append(group);
@@ -392,7 +394,7 @@ function render({ model, el }) {
 /** The target that an arrow key reaches: the next cell, the next point of the series, or the next series there. */
 function neighbour(targets, current, [right, up]) {
   if (!targets.length) return null;
-  if (!current) return targets.find((t) => !t.cell) ?? targets[0];
+  if (!current) return targets.find((t) => !t.cell) ?? targets[Math.floor(targets.length / 2)];
   if (current.cell) {
     const wanted = String([current.cell[0] + right, current.cell[1] + up]);
     return targets.find((t) => t.cell && String(t.cell) === wanted) ?? current;

@@ -167,7 +167,8 @@ class LandscapeExplorerState:
         )
 
     def _picture(self, label: str, bounds: tuple[float, float], log: bool) -> Picture:
-        axes = [Axis(f"multiples of direction {axis}", (-self.radius, self.radius)) for axis in "xy"]
+        span = self.radius * self.points / (self.points - 1)  # half a cell beyond the outermost points
+        axes = [Axis(f"multiples of direction {axis}", (-span, span)) for axis in "xy"]
         title = label.split(",")[0]
         surface = self.surfaces.get(label)
         if surface is None or not surface.n_evaluated:
