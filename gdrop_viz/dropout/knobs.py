@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from gdrop_viz._state import preserved_modes, preserved_rng
-from gdrop_viz.dropout.observe import Observation
+from gdrop_viz.dropout.calls import Observation
 from gdrop_viz.dropout.own_noise import estimated_rate
 
 # torch's own modules, whose rate is always `p`; a site of theirs bears the module's name
@@ -89,19 +89,17 @@ def candidates(model: nn.Module, seen: Observation) -> list[Knob]:
         for path, module in modules.items()
         if isinstance(module, _DROPOUT_MODULES)
     }
-    for call in seen.calls:
-        for running in call.stack:
-            module = modules[running.path]
-            if isinstance(module, _DROPOUT_MODULES):
-                continue
-            places = [(vars(module), False)]
-            if hasattr(module, "config"):
-                places.append((vars(module.config), True))
-            for values, in_config in places:
-                for attribute, value in values.items():
-                    if _could_be_rate(attribute, value, call.rate):
-                        key = (running.path, attribute, in_config)
-                        found.setdefault(key, Knob(module, running.path, attribute, in_config))
+    for path, rate in dict.fromkeys((running.path, call.rate) for call in seen.calls for running in call.stack):
+        module = modules[path]
+        if isinstance(module, _DROPOUT_MODULES):
+            continue
+        places = [(vars(module), False)]
+        if hasattr(module, "config"):
+            places.append((vars(module.config), True))
+        for values, in_config in places:
+            for attribute, value in values.items():
+                if _could_be_rate(attribute, value, rate):
+                    found.setdefault((path, attribute, in_config), Knob(module, path, attribute, in_config))
     return list(found.values())
 
 
@@ -135,7 +133,8 @@ def marked(knobs: list[Knob]) -> Iterator[dict[float, Knob]]:
     with kept(knobs):
         marks = {}
         for i, knob in enumerate(knobs):
-            rate = 0.01 + 0.1 * (i + 1) / (len(knobs) + 1)
+            # small enough to leave the activations sane, and no number that anyone would write into a model
+            rate = 0.0123456789 + 0.1 * (i + 1) / (len(knobs) + 1)
             knob.set(rate)
             marks[rate] = knob
         yield marks

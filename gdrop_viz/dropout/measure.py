@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from gdrop_viz.dropout.sites import locate
+from gdrop_viz.dropout.sites import dropout_sites
 
 
 def measured_dropout(model: nn.Module, batch: Mapping[str, Any] | None = None) -> dict[str, float]:
@@ -27,4 +27,4 @@ def measured_dropout(model: nn.Module, batch: Mapping[str, Any] | None = None) -
     >>> measured_dropout(net, {"input": torch.ones(1, 4)})
     {'1': 0.25}
     """
-    return {place.site.name: place.measured for place in locate(model, batch=batch)}
+    return {site.name: site.rate for site in dropout_sites(model, batch=batch)}

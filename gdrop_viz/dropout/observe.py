@@ -12,8 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,70 +20,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gdrop_viz._state import preserved_modes, preserved_rng
+from gdrop_viz.dropout.calls import DropoutCall, Observation, Origin, ParameterUse, Running
 from gdrop_viz.dropout.dummy import dummy_batches
 from gdrop_viz.dropout.own_noise import estimated_rate, is_elementwise
-
-
-class Running(NamedTuple):
-    """One invocation of a module: its dotted path and which forward call (of all modules) it was."""
-
-    path: str
-    invocation: int
-
-
-class Origin(NamedTuple):
-    """Which parameter uses a tensor was computed from, as bit sets of their times: all, and since a dropout."""
-
-    all: int = 0
-    recent: int = 0
-
-    def __or__(self, other: Origin) -> Origin:
-        return Origin(self.all | other.all, self.recent | other.recent)
-
-
-@dataclass(frozen=True)
-class DropoutCall:
-    """One observed call: its rate in this mode, the modules running (outermost first), its place in time."""
-
-    function: str
-    index: int  # of this function within the invocation of the innermost module
-    rate: float
-    stack: tuple[Running, ...]
-    time: int
-    on_probabilities: bool
-    inputs: Origin
-    error: float = 0.0  # standard error of the rate, where it was estimated from the module's output
-
-    @property
-    def path(self) -> str:
-        """The innermost running module."""
-        return self.stack[-1].path
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """What identifies the same call in another forward of the same model."""
-        return self.path, self.function, self.index
-
-
-@dataclass(frozen=True)
-class ParameterUse:
-    """A parameter entered a computation: its name, the modules running, its place in time."""
-
-    name: str
-    stack: tuple[Running, ...]
-    time: int
-
-
-@dataclass
-class Observation:
-    """Everything that one forward showed, in execution order."""
-
-    calls: list[DropoutCall] = field(default_factory=list)
-    uses: list[ParameterUse] = field(default_factory=list)
-
-    def by_key(self) -> dict[tuple[str, str, int], DropoutCall]:
-        """The first call of each kind; a shared layer makes the same call several times."""
-        return {call.key: call for call in reversed(self.calls)}
 
 
 def _plain_dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> None:
@@ -322,8 +260,8 @@ def observed(model: nn.Module, batch: Mapping[str, Any] | None = None, *, seed: 
     >>> [call.rate for call in observed(net, {"input": torch.ones(1, 4)}).calls]
     [0.25]
     """
-    batches = [batch] if batch is not None else dummy_batches(model)
-    for attempt, inputs in enumerate(batches):
+    first_error: Exception | None = None
+    for inputs in [batch] if batch is not None else dummy_batches(model):
         observer = _Observer(model)
         try:
             with (
@@ -338,11 +276,9 @@ def observed(model: nn.Module, batch: Mapping[str, Any] | None = None, *, seed: 
                 model(**inputs)
             return observer.seen
         except Exception as error:
-            if batch is None and attempt + 1 < len(batches):
-                continue
-            kind = "the given batch" if batch is not None else "a dummy batch"
-            raise ValueError(
-                f"expected {type(model).__name__} to run a training-mode forward on {kind}, but it raised "
-                f"{type(error).__name__}: {error}; pass batch= with inputs that the model accepts"
-            ) from error
-    raise AssertionError("unreachable: there is always at least one dummy batch")
+            first_error = first_error or error
+    kind = "the given batch" if batch is not None else "a dummy batch"
+    raise ValueError(
+        f"expected {type(model).__name__} to run a training-mode forward on {kind}, but it raised "
+        f"{type(first_error).__name__}: {first_error}; pass batch= with inputs that the model accepts"
+    ) from first_error

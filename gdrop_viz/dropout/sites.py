@@ -10,8 +10,9 @@ from torch import nn
 
 from gdrop_viz.anatomy import place_of
 from gdrop_viz.dropout.backbone import Backbone, backbone_of, plain_name
+from gdrop_viz.dropout.calls import DropoutCall, Observation, ParameterUse, Running
 from gdrop_viz.dropout.knobs import Knob, candidates, knob_by_estimate, marked
-from gdrop_viz.dropout.observe import DropoutCall, Observation, ParameterUse, Running, observed
+from gdrop_viz.dropout.observe import observed
 from gdrop_viz.dropout.rates import few
 
 Kind = Literal["embedding", "attention probabilities", "attention output", "feed-forward", "head", "other"]
@@ -37,7 +38,7 @@ class DropoutSite:
             a site in the head, the path in the whole model.
         owner: dotted path of the module that applies it ("" is the base model itself).
         kind: what is dropped.
-        rate: the probability in use when the site was found.
+        rate: the probability that a forward really used when the site was found.
         parameters: names, below the base model, of the parameters that the site follows: those of its owner, shared
             out by execution order where an owner has several sites.
         layer: index of the transformer layer, None outside the layers.
@@ -66,12 +67,11 @@ class DropoutSite:
 
 @dataclass(frozen=True)
 class LocatedSite:
-    """A site in one concrete model: its knob (None if it has none), the keys of its calls, the rate they showed."""
+    """A site in one concrete model: its knob (None if it has none) and the keys of its calls."""
 
     site: DropoutSite
     knob: Knob | None
     keys: tuple[tuple[str, str, int], ...]
-    measured: float
 
 
 def dropout_sites(model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> list[DropoutSite]:
@@ -126,7 +126,7 @@ def locate(model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> list[
         knob = knobs[name]
         rate = before[keys[0]].rate if keys[0] in before else calls[0].rate
         site = _described(body, name, owners[name], rate, calls, [inside.get(p, p) for p in followed[name]])
-        found.append(LocatedSite(replace(site, controllable=knob is not None), knob, keys, rate))
+        found.append(LocatedSite(replace(site, controllable=knob is not None), knob, keys))
     return _with_stacks(found)
 
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 # hue, marker and dashes all say the kind; the palette keeps its contrast on white and on black
 _STYLES = {
-    "embedding": ("C3", "D", ""),
-    "attention probabilities": ("C0", "o", ""),
-    "attention output": ("C1", "s", (4, 2)),
-    "feed-forward": ("C2", "^", (1, 1)),
-    "other": ("C4", "X", (5, 1, 1, 1)),
+    "embedding": (3, "D", ""),
+    "attention probabilities": (0, "o", ""),
+    "attention output": (1, "s", (4, 2)),
+    "feed-forward": (2, "^", (1, 1)),
+    "other": (4, "X", (5, 1, 1, 1)),
 }
 _SPREAD = 0.25
 
@@ -100,7 +100,7 @@ def _draw(schedule: DropoutSchedule, ax: Axes, *, title: str, top: float) -> Non
             markersize=5,
             linewidth=1.5,
             label=kind,
-            color=palette[int(color[1:])],
+            color=palette[color],
         )
         if dashes:
             line.set_dashes(dashes)
