@@ -117,8 +117,9 @@ def part_of(batch: Batch, rows: slice) -> dict[str, Tensor]:
 
 
 def _check_finite(losses: Tensor, locate: Callable[[], str]) -> None:
-    if not torch.isfinite(losses.detach()).all():
-        bad = int((~torch.isfinite(losses.detach())).nonzero()[0])
+    losses = losses.detach()
+    if not torch.isfinite(losses).all():
+        bad = int((~torch.isfinite(losses)).nonzero()[0])
         raise ValueError(
             f"Expected finite losses, got {float(losses[bad])} for sequence {bad} of {locate()}; "
             "look for NaN or infinite weights, or for half precision overflowing."

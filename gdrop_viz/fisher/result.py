@@ -204,7 +204,7 @@ class Fisher:
         return table
 
     def stability(self, groups: Mapping[str, list[str]] | None = None) -> pd.DataFrame:
-        """Rank stability of the order of layers x components against the number of sequences; see `fisher.stability`."""
+        """Rank stability of layers x components against the number of sequences: see `gdrop_viz.fisher.stability`."""
         from gdrop_viz.fisher.stability import stability
 
         return stability(self.history, groups)
@@ -259,7 +259,7 @@ class Fisher:
         tensors = {
             "means": torch.tensor(self.means.to_numpy(dtype=float)),
             "standard_errors": torch.tensor(self.standard_errors.to_numpy(dtype=float)),
-            "history": torch.tensor(self.history.to_numpy(dtype=float)),
+            "history": torch.tensor(np.ascontiguousarray(self.history.to_numpy(dtype=float))),
         }
         for name, score in (self.scores or {}).items():
             tensors[f"scores/{name}"] = score.contiguous()

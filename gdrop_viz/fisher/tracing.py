@@ -88,7 +88,7 @@ class Tracer(TorchFunctionMode):
         for name in list(self._waiting):
             heard = [use for use in self.uses[name] if id(use) in self._arrivals]
             del self._waiting[name]
-            if heard and name not in self.unsupported:
+            if heard:
                 self.ready(name, heard)
 
     # --- the mode ----------------------------------------------------------------------------------------------------
@@ -209,10 +209,11 @@ class Tracer(TorchFunctionMode):
 
     # --- recording ---------------------------------------------------------------------------------------------------
 
-    def record(self, output: Tensor, uses: list[tuple[Tensor, Use]], inputs: list[Tensor]) -> Tensor:
+    def record(self, output: Tensor, uses: list[tuple[Tensor, Use]]) -> Tensor:
         """Register `uses`, pairs (tracked tensor, its use), of one call; returns the output to hand on to the model.
 
-        `inputs` are what the uses keep of the forward: should the model overwrite one in place, the use is void.
+        What a use keeps of the forward is what autograd itself would keep for the parameter's gradient, so a model that
+        overwrites it in place cannot be trained either.
         """
         if not output.requires_grad:
             output.requires_grad_()
@@ -220,7 +221,6 @@ class Tracer(TorchFunctionMode):
             hooked, output = output, output.clone()
         else:
             hooked = output
-        versions = [(tensor, tensor._version) for tensor in inputs]
         owned: list[tuple[Use, dict[str, Use]]] = []
         for tensor, use in uses:
             if not self._is_tracked(tensor):
@@ -229,7 +229,7 @@ class Tracer(TorchFunctionMode):
             for name, one in named.items():
                 self.uses[name].append(one)
             owned.append((use, named))
-        hooked.register_hook(partial(self._arrived, owned, versions))
+        hooked.register_hook(partial(self._arrived, owned))
         return output
 
     def _uses_of_sources(self, tensor: Tensor, use: Use) -> dict[str, Use]:
@@ -242,24 +242,18 @@ class Tracer(TorchFunctionMode):
             for name, leaf in derived.leaves.items()
         }
 
-    def _arrived(
-        self, owned: list[tuple[Use, dict[str, Use]]], versions: list[tuple[Tensor, int]], grad: Tensor
-    ) -> None:
-        overwritten = any(tensor._version != version for tensor, version in versions)
+    def _arrived(self, owned: list[tuple[Use, dict[str, Use]]], grad: Tensor) -> None:
         grad = grad.detach()
         for use, named in owned:
             use.receive(grad)
             for name, one in named.items():
                 self._arrivals.add(id(one))
-                if overwritten:
-                    self.unsupported.setdefault(name, "its input was overwritten in place")
                 if name not in self._waiting:
                     continue
                 self._waiting[name] -= 1
                 if not self._waiting[name]:
                     del self._waiting[name]
-                    if name not in self.unsupported:
-                        self.ready(name, self.uses[name])
+                    self.ready(name, self.uses[name])
 
 
 def _pull_back(graph: Tensor, leaf: Tensor, gradient: Tensor) -> Tensor:
@@ -321,7 +315,7 @@ def _product(
     uses: list[tuple[Tensor, Use]] = [(weight, MatrixUse(weight.shape, offsets, known, transposed))]
     if bias is not None:
         uses.append((bias, ElementwiseUse(bias.shape, offsets, partial(_sums, None, bias.shape, offsets))))
-    return tracer.record(output, uses, [known] if tracer._is_tracked(weight) else [])
+    return tracer.record(output, uses)
 
 
 def _embedding(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -340,7 +334,7 @@ def _embedding(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
     if padding is not None and padding < 0:
         padding += weight.shape[0]
     use = TableUse(weight.shape, offsets, index.reshape(-1), padding)
-    return tracer.record(func(*args, **kwargs), [(weight, use)], [])
+    return tracer.record(func(*args, **kwargs), [(weight, use)])
 
 
 def _norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -362,7 +356,7 @@ def _norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     if call["bias"] is not None:
         reduce = partial(_sums, None, call["bias"].shape, offsets)
         uses.append((call["bias"], ElementwiseUse(call["bias"].shape, offsets, reduce)))
-    return tracer.record(output, uses, [inputs])
+    return tracer.record(output, uses)
 
 
 def _elementwise(factor_of: Callable[[Tensor], Callable[[], Tensor] | None], second_sign: int = 1) -> _Rule:
@@ -392,9 +386,9 @@ def _elementwise(factor_of: Callable[[Tensor], Callable[[], Tensor] | None], sec
         output = func(*args, **kwargs)
         if rowwise:
             rows = tuple(range(0, shape[0] + 1, shape[0] // tracer.sequences))
-            return tracer.record(output, [(tracked, RowwiseUse(shape, rows))], [])
+            return tracer.record(output, [(tracked, RowwiseUse(shape, rows))])
         reduce = partial(_sums, factor, shape, offsets, sign=sign)
-        return tracer.record(output, [(tracked, ElementwiseUse(shape, offsets, reduce))], [other] if factor else [])
+        return tracer.record(output, [(tracked, ElementwiseUse(shape, offsets, reduce))])
 
     return rule
 
@@ -422,7 +416,7 @@ def _expanded(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
             use = RowwiseUse(tensor.shape, tuple(range(0, height + 1, height // sequences)))
         else:
             raise Unsupported(f"no rule for {name}")
-        copies[id(tensor)] = tracer.record(leaf, [(tensor, use)], [])
+        copies[id(tensor)] = tracer.record(leaf, [(tensor, use)])
     args, kwargs = _map((args, kwargs), lambda tensor: copies.get(id(tensor), tensor))
     return func(*args, **kwargs)
 
