@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gdrop_viz._files import atomic_path
 from gdrop_viz.fisher.batch import Batch, Objective
+from gdrop_viz.fisher.processes import distributed
 from gdrop_viz.fisher.sums import Sums
 
 _KIND = "gdrop_viz Fisher checkpoint"
@@ -81,6 +82,6 @@ class Checkpoint:
 
 def _of_this_process(path: Path) -> Path:
     """Under torchrun each process keeps its own sums."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not distributed():
         return path
     return path.with_name(f"{path.stem}.rank{torch.distributed.get_rank()}{path.suffix}")

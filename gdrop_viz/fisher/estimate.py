@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gdrop_viz._interrupts import interruptible
 from gdrop_viz._progress import progress_bar
 from gdrop_viz._state import preserved_modes
 from gdrop_viz.fisher.batch import Batch, Objective, batch_size, by_hooks, by_loop, part_of
 from gdrop_viz.fisher.checkpoint import Checkpoint, fingerprint
 from gdrop_viz.fisher.estimators import check_estimator
+from gdrop_viz.fisher.processes import merged, my_share
 from gdrop_viz.fisher.result import Fisher
 from gdrop_viz.fisher.self_check import untrusted
 from gdrop_viz.fisher.stability import settled
@@ -114,13 +114,13 @@ def fisher_information(
     run = _Run(model, _chosen(model, parameters), objective, resolution, method)
     batches = run.checked(batches, stop_when_stable)
     saved = Checkpoint(checkpoint, fingerprint(model, batches, objective, resolution, list(run.parameters)))
-    mine = _my_share(batches)
+    mine = my_share(batches)
     done = saved.restore(run.sums) if checkpoint is not None else 0
     total = sum(batch_size(batches[index]) for index in mine)
     reason = "all sequences"
     with (
         preserved_modes(model),
-        _interruptible(stop) as stopping,
+        interruptible(stop) as stopping,
         progress_bar(total=total, description="Fisher information", unit="seq", show=progress) as bar,
     ):
         bar.update(run.sums.n_sequences)
@@ -285,7 +285,7 @@ class _Run:
     def result(self, *, ended: str, checksum: str | None) -> Fisher:
         import pandas as pd
 
-        sums = _merged(self.sums)
+        sums = merged(self.sums)
         names = pd.Index(sums.names, name="parameter")
         n = sums.n_sequences
         scores = None
@@ -338,61 +338,3 @@ def _chosen(model: nn.Module, parameters: Iterable[str] | None) -> dict[str, nn.
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-@contextmanager
-def _interruptible(stop: threading.Event | None) -> Iterator[Any]:
-    """Let the first Ctrl-C end the run after the current batch; a second one interrupts at once."""
-    asked = threading.Event()
-
-    def on_interrupt(signum: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    def stopping() -> bool:
-        return asked.is_set() or (stop is not None and stop.is_set())
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping
-        return
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield stopping
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-# --- more than one process -------------------------------------------------------------------------------------------
-
-
-def _my_share(batches: Sequence[Batch]) -> range:
-    """The batches of this process: every world-size-th under torchrun, all of them otherwise."""
-    if not _distributed():
-        return range(len(batches))
-    import torch.distributed as dist
-
-    if len(batches) < dist.get_world_size():
-        raise ValueError(
-            f"{len(batches)} batches cannot be shared among {dist.get_world_size()} processes; make smaller batches."
-        )
-    return range(dist.get_rank(), len(batches), dist.get_world_size())
-
-
-def _merged(sums: Sums) -> Sums:
-    """The sums over all processes, in rank order on every one of them."""
-    if not _distributed():
-        return sums
-    import torch.distributed as dist
-
-    for square in (sums.squares or {}).values():
-        dist.all_reduce(square)
-    own = {name: value for name, value in sums.tensors().items() if not name.startswith("squares/")}
-    everyone: list[dict[str, Tensor] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, own)
-    sums.merge([one for one in everyone if one is not None])
-    return sums
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
