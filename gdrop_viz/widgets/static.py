@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ def figure(pictures: Sequence[Picture], *, relief: Sequence[bool] | None = None)
         in_3d = bool(relief and relief[k] and picture.cells)
         axes = result.add_subplot(rows, columns, k + 1, projection="3d" if in_3d else None)
         (_draw_relief if in_3d else _draw_plane)(axes, picture)
-        axes.set_title(_plain(picture.title), fontsize=10)
+        # the sentence is part of the picture: exports to HTML keep only one form of an output
+        axes.set_title(_plain("\n".join([picture.title, *textwrap.wrap(picture.summary, 76)])), fontsize=8, loc="left")
     return result
 
 
@@ -46,7 +48,7 @@ def with_static_picture(bundle: Any, charts: Sequence[Chart]) -> tuple[dict[str,
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=80, metadata={"Software": None})
     data = {**data, "image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": text}
-    return data, {**metadata, "image/png": {"alt": text}}
+    return data, {**metadata, "image/png": {"alt": text, "needs_background": "light"}}
 
 
 def _draw_plane(axes: Axes, picture: Picture) -> None:

@@ -1,0 +1,76 @@
+"""A person's way through the two explorers in a real browser: choose, compute, turn, cut, stop, find again."""
+
+from __future__ import annotations
+
+from tests.browser.jupyter import write_notebook
+from tests.browser.tiny_notebooks import MODEL
+
+
+def choose(page, label: str, option: str) -> None:
+    page.page.locator(".gdv-panel").get_by_label(label, exact=True).select_option(label=option)
+
+
+def test_fisher_explorer(open_page, lab, lab_folder):
+    cell = 'gv.FisherExplorer({"tiny": fisher, "means": gv.Fisher.from_means(fisher.means)})'
+    page = open_page()
+    page.open_lab(lab, write_notebook(lab_folder / "fisher.ipynb", [MODEL, cell]).name)
+    page.run_all()
+    page.text(r"tiny: highest in ")
+    choose(page, "group by", "component")
+    page.text("Fisher information by component")
+    choose(page, "top", "10 %")
+    page.text(r"the top 10 % of the parameters carry [\d.]+ %")
+    choose(page, "model", "all models")
+    page.text(r"means \(whole tensors\): the top 10 %")
+    choose(page, "model", "means")
+    page.text(r"The locator needs a score per parameter")
+    heatmap = page.page.locator(".gdv-chart", has_text="By place").locator(".gdv-plot")
+    heatmap.press("ArrowUp")
+    readout = page.page.locator(".gdv-chart", has_text="By place").locator(".gdv-readout")
+    assert "mean score" in readout.inner_text()
+
+
+def test_landscape_explorer(open_page, lab, lab_folder, tmp_path):
+    cell = f"gv.LandscapeExplorer(lm, fisher, batches, path={str(tmp_path)!r}, points=21, k=0.1)"
+    page = open_page()
+    page.open_lab(lab, write_notebook(lab_folder / "landscape.ipynb", [MODEL, cell]).name)
+    page.run_all()
+    page.text("2 of 2 surfaces to compute")
+    page.button("Run").click()
+    page.text(r"[1-9]\d* of 882 points", seconds=60)
+    page.button("Stop").click()
+    page.text(r"[12] of 2 surfaces to compute", seconds=10)
+    assert page.page.locator(".gdv-cells rect").count() == 2 * 21 * 21  # a coarse picture, without holes
+    page.button("Run").click()
+    page.text("Both surfaces are known", seconds=180)
+
+    # the cursor of one surface shows in both and cuts both
+    left, right = (page.page.locator(".gdv-plot").nth(k) for k in (0, 1))
+    left.press("ArrowRight")
+    left.press("ArrowRight")
+    page.text(r"Cross-sections through x = 0\.1, y = 0")
+    right.locator(".gdv-overlay rect").wait_for()
+    assert "loss (nats)" in page.page.locator(".gdv-readout").nth(1).inner_text()
+
+    # turning one surface turns the other
+    page.page.get_by_label("3-D").check()
+    page.page.locator(".gdv-relief").nth(1).wait_for()
+    before = right.locator(".gdv-relief path").first.get_attribute("d")
+    left.press("ArrowLeft")
+    page.page.wait_for_function(
+        "(before) => document.querySelectorAll('.gdv-relief')[1].firstChild.getAttribute('d') !== before", arg=before
+    )
+    box = left.bounding_box()
+    turned = right.locator(".gdv-relief path").first.get_attribute("d")
+    page.page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + 160, box["y"] + 120, steps=4)
+    page.page.mouse.up()
+    page.page.wait_for_function(
+        "(before) => document.querySelectorAll('.gdv-relief')[1].firstChild.getAttribute('d') !== before", arg=turned
+    )
+
+    # a new kernel shows the surfaces from disk
+    page.run_all(restart=True)
+    page.text("Both surfaces are known")
+    assert page.requests_elsewhere == []
