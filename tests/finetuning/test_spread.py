@@ -46,6 +46,16 @@ def test_threads_share_the_random_numbers_so_they_take_turns(tiny_lm, toy_task):
     assert here.runs["value"].tolist() == there.runs["value"].tolist()
 
 
+def test_a_dask_cluster_gives_the_same_numbers(tiny_lm, toy_task):
+    from distributed import Client
+
+    here = compare(tiny_lm, toy_task, {"standard": 0.1}, seeds=[0, 1], **QUICK)
+    settings = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": None}
+    with Client(**settings) as client:
+        there = compare(tiny_lm, toy_task, {"standard": 0.1}, seeds=[0, 1], executor=client.get_executor(), **QUICK)
+    assert here.runs["value"].tolist() == there.runs["value"].tolist()
+
+
 class TestStop:
     def test_it_reaches_running_jobs_and_withdraws_waiting_ones(self, tiny_lm, toy_task):
         stop = threading.Event()

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from gdrop_viz.finetuning.paper import PUBLISHED, beside_published, main, paper_protocol
+from tests.conftest import sentences
+
+
+@pytest.fixture
+def local(tiny_lm, tmp_path):
+    """A model folder, pretraining text and two tasks in GLUE's file layout."""
+    tiny_lm.save(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("\n".join(sentences(40)))
+    for task, columns in {"cola": ["sentence"], "stsb": ["sentence1", "sentence2"]}.items():
+        folder = tmp_path / "glue" / task
+        folder.mkdir(parents=True)
+        for split, n in {"train": 60, "validation": 20}.items():
+            table = pd.DataFrame({column: sentences(n, seed=i + n) for i, column in enumerate(columns)})
+            table["label"] = [i % 2 if task == "cola" else 0.5 * (i % 10) for i in range(n)]
+            table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return tmp_path
+
+
+def test_the_command_runs_end_to_end_and_resumes(local, capsys):
+    command = ["--path", str(local / "runs"), "--model", str(local / "model"), "--glue", str(local / "glue")]
+    command += ["--texts", str(local / "text.txt"), "--sequences", "16", "--tasks", "cola", "--seeds", "2"]
+    command += ["--epochs", "1", "--n-train", "36", "--n-validation", "12"]
+    main(command)
+    first = capsys.readouterr().out
+    assert "60.96" in first  # the authors' figure for CoLA
+    assert "cola: 50 % of the data, matthews: guided and " in first
+    runs = {file: file.stat().st_mtime_ns for file in (local / "runs").rglob("*") if file.is_file()}
+    assert len(runs) >= 2 * 2 * 6  # fractions, seeds, arms
+    main(command)
+    assert capsys.readouterr().out == first
+    assert runs == {file: file.stat().st_mtime_ns for file in (local / "runs").rglob("*") if file.is_file()}
+
+
+def test_the_table(local, tiny_lm):
+    import gdrop_viz as gv
+
+    means = {name: 1.0 + i for i, (name, _) in enumerate(tiny_lm.model.named_parameters())}
+    results = paper_protocol(
+        tiny_lm,
+        gv.Fisher.from_means(pd.Series(means)),
+        path=local / "runs",
+        tasks=["stsb"],
+        fractions=[0.5],
+        seeds=[0, 1, 2],
+        epochs=1,
+        glue=local / "glue",
+        progress=False,
+    )
+    table = beside_published(results)
+    assert len(table) == 1
+    row = table.iloc[0]
+    assert (row["published"], row["metric"], row["seeds"]) == (PUBLISHED["stsb", 0.5], "pearson", 3)
+    mean = results["stsb"].summary().set_index("arm").loc["guided", "mean"]
+    assert row["guided"].startswith(f"{100 * mean:.2f} [")
+    assert results["stsb"].metadata["seeds"] == [0, 1, 2]
+    # each seed shuffles and splits the pooled rows anew
+    assert results["stsb"].metadata["n_train"] == 64
+    assert results["stsb"].metadata["batch_size"] == 18
