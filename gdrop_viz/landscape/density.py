@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from gdrop_viz._progress import progress_bar
+from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
 from gdrop_viz.landscape.hessian import Hessian, random_signs
 from gdrop_viz.landscape.selection import Selection
 from gdrop_viz.objectives import Loss
@@ -77,6 +79,17 @@ class SpectralDensity:
         return pd.DataFrame(
             {"eigenvalue": grid, "density": each.mean(axis=1), "minimum": each.min(axis=1), "maximum": each.max(axis=1)}
         )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result as one safetensors file."""
+        facts = {"n_elements": self.n_elements, "label": self.label}
+        write_tensors(path, "SpectralDensity", {"nodes": self.nodes, "weights": self.weights}, facts)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SpectralDensity:
+        """Read what `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
+        arrays, facts = read_tensors(path, "SpectralDensity")
+        return cls(arrays["nodes"].numpy(), arrays["weights"].numpy(), **facts)
 
     def __repr__(self) -> str:
         used = self.nodes[self.weights > 0]

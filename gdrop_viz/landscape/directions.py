@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz._files import atomic_path
 from gdrop_viz._state import preserved_modes, preserved_requires_grad
+from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
 from gdrop_viz.landscape.selection import Selection, named_generator
 from gdrop_viz.objectives import Loss, sequence_losses
 
@@ -95,27 +94,14 @@ class Direction:
         return pd.DataFrame(rows).set_index("tensor")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the vectors as safetensors with label, seed and normalisation beside them."""
-        from safetensors.torch import save_file
-
+        """Write the vectors as safetensors with label, seed, normalisation and selection beside them."""
         facts = {"label": self.label, "seed": self.seed, "normalize": self.normalize, "selection": self.selection}
-        vectors = {name: vector.contiguous() for name, vector in self.vectors.items()}
-        with atomic_path(path) as temporary:
-            save_file(
-                vectors, temporary, metadata={"gdrop_viz.direction": json.dumps({**facts, "names": list(self.vectors)})}
-            )
+        write_tensors(path, "Direction", self.vectors, facts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Direction:
         """Read a direction that `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                facts = json.loads((file.metadata() or {})["gdrop_viz.direction"])
-                vectors = {name: file.get_tensor(name) for name in facts.pop("names")}
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"expected a file written by Direction.save, got {os.fspath(path)!r} ({error})") from None
+        vectors, facts = read_tensors(path, "Direction")
         return cls(vectors, **facts)
 
     def __repr__(self) -> str:

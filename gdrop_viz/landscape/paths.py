@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
 from gdrop_viz.landscape.directions import Direction, difference_direction, weights_of
 from gdrop_viz.landscape.surface import Surface
 from gdrop_viz.landscape.sweep import Batch, loss_surface
 
 if TYPE_CHECKING:
-    import os
-
     import pandas as pd
 
     Checkpoint = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
@@ -71,6 +71,16 @@ class LossLine:
         frame.loc[inside, "excess"] = self._excess()
         return frame
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the line as a 1-D surface (.h5, .csv)."""
+        self.surface.save(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LossLine:
+        """Read a line that `save` wrote, or that `loss_line` kept in its `path`."""
+        surface = Surface.load(path)
+        return cls(replace(surface, x=_exact(surface.x)))
+
     def __repr__(self) -> str:
         ends = f"{self.loss[self.t == 0][0]:.4f} to {self.loss[self.t == 1][0]:.4f} nats"
         return (
@@ -121,6 +131,17 @@ class Trajectory:
         columns = {"x": self.coordinates[:, 0], "y": self.coordinates[:, 1], "distance": self.distances}
         return pd.DataFrame({**columns, "off_plane": self.off_plane}).rename_axis("checkpoint")
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result as one safetensors file."""
+        arrays = {name: getattr(self, name) for name in ("coordinates", "distances", "off_plane")}
+        write_tensors(path, "Trajectory", arrays, {})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trajectory:
+        """Read what `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
+        arrays, _ = read_tensors(path, "Trajectory")
+        return cls(**{name: array.numpy() for name, array in arrays.items()})
+
     def __repr__(self) -> str:
         return f"Trajectory({len(self.distances)} checkpoints, {100 * self.explained:.1f} % of the path in the plane)"
 
@@ -164,8 +185,7 @@ def loss_line(
     # whole steps on either side keep 0 and 1 on the grid
     grid = (-extra * step, 1 + extra * step)
     surface = loss_surface(model, batches, way, [grid], points + 2 * extra, label=label, **settings)
-    exact = np.arange(-extra, points + extra) / (points - 1)
-    return LossLine(replace(surface, x=exact))
+    return LossLine(replace(surface, x=_exact(surface.x)))
 
 
 def project_trajectory(
@@ -232,6 +252,11 @@ def trajectory_directions(model: nn.Module, checkpoints: Sequence[Checkpoint]) -
         direction = Direction(parts, label=f"principal component {i + 1} of the path")
         found.append(direction.scaled(float(np.sqrt(values[i] / n))))
     return found[0], found[1]
+
+
+def _exact(t: np.ndarray) -> np.ndarray:
+    """Put t = 1 exactly on the grid, where the spacing has rounded it away."""
+    return np.where(np.abs(t - 1) < 1e-9, 1.0, t)
 
 
 def _some(checkpoints: Sequence[Checkpoint]) -> Sequence[Checkpoint]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import json
 import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz._files import atomic_path
 from gdrop_viz.anatomy import place_of
+from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,34 +205,22 @@ class Selection:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the masks (one bit per element) as safetensors; the Fisher information is not saved with them."""
-        from safetensors.numpy import save_file
-
-        whole = [name for name in self.masks if self.is_whole(name)]
-        bits = {name: np.packbits(mask.numpy()) for name, mask in self.masks.items() if name not in set(whole)}
-        facts = {"label": self.label, "shapes": dict(self.shapes)}
-        facts.update(whole=whole, names=self.names)
-        with atomic_path(path) as temporary:
-            save_file(bits, temporary, metadata={"gdrop_viz.selection": json.dumps(facts)})
+        whole = {name for name in self.masks if self.is_whole(name)}
+        bits = {name: np.packbits(mask.numpy()) for name, mask in self.masks.items() if name not in whole}
+        facts = {"label": self.label, "shapes": dict(self.shapes), "selected": self.names}
+        write_tensors(path, "Selection", bits, facts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Selection:
         """Read a selection that `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(os.fspath(path), framework="numpy") as file:
-                facts = json.loads((file.metadata() or {})["gdrop_viz.selection"])
-                bits = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not iterable itself)
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"expected a file written by Selection.save, got {os.fspath(path)!r} ({error})") from None
+        bits, facts = read_tensors(path, "Selection")
         shapes = {name: None if shape is None else tuple(shape) for name, shape in facts["shapes"].items()}
         masks = {}
-        for name in facts["names"]:
+        for name in facts["selected"]:
+            masks[name] = _whole(shapes[name])
             if name in bits:
-                flat = np.unpackbits(bits[name], count=_size(shapes[name])).astype(bool)
+                flat = np.unpackbits(bits[name].numpy(), count=_size(shapes[name])).astype(bool)
                 masks[name] = torch.from_numpy(flat).reshape(shapes[name])
-            else:
-                masks[name] = _whole(shapes[name])
         return cls(masks, shapes, facts["label"])
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from gdrop_viz._progress import progress_bar
+from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
 from gdrop_viz.landscape.directions import Direction
 from gdrop_viz.landscape.hessian import Hessian
 from gdrop_viz.landscape.selection import Selection
@@ -56,6 +58,29 @@ class HessianSpectrum:
 
         columns = {"eigenvalue": self.eigenvalues, "residual": self.residuals, "converged": self.converged}
         return pd.DataFrame(columns).rename_axis("number")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result as one safetensors file."""
+        arrays = {name: getattr(self, name) for name in ("eigenvalues", "residuals", "converged")}
+        vectors = {f"{i} {name}": v for i, d in enumerate(self.directions) for name, v in d.vectors.items()}
+        labels = [[direction.label, direction.selection] for direction in self.directions]
+        facts = {"n_products": self.n_products, "label": self.label, "directions": labels}
+        write_tensors(path, "HessianSpectrum", {**arrays, **vectors}, facts)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> HessianSpectrum:
+        """Read what `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
+        tensors, facts = read_tensors(path, "HessianSpectrum")
+        arrays = [tensors.pop(name).numpy() for name in ("eigenvalues", "residuals", "converged")]
+        parts: list[dict[str, Tensor]] = [{} for _ in facts["directions"]]
+        for key, vector in tensors.items():
+            number, _, name = key.partition(" ")
+            parts[int(number)][name] = vector
+        directions = tuple(
+            Direction(vectors, label=label, selection=selection)
+            for vectors, (label, selection) in zip(parts, facts["directions"], strict=True)
+        )
+        return cls(*arrays, directions, facts["n_products"], facts["label"])
 
     def __repr__(self) -> str:
         values = ", ".join(f"{value:.4g}" for value in self.eigenvalues)

@@ -423,6 +423,8 @@ def _checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics
             raise TypeError(
                 f"expected metrics[{name!r}] to be callable(model, batches) -> float, got {type(metric).__name__}"
             )
+        if not isinstance(name, str) or "/" in name or name in ("x", "y", "loss", "standard_error", "evaluated"):
+            raise ValueError(f"expected names of metrics that are free and without '/', got {name!r}; choose another")
     kept = [batches] if isinstance(batches, Mapping) else list(batches)
     if not kept or not all(isinstance(batch, Mapping) for batch in kept):
         came = f"a sequence with {type(kept[0]).__name__}" if kept else "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from gdrop_viz._progress import progress_bar
 from gdrop_viz.anatomy import place_of
+from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
 from gdrop_viz.landscape.hessian import Hessian, random_signs
 from gdrop_viz.landscape.selection import Selection
 from gdrop_viz.objectives import Loss
@@ -93,6 +95,17 @@ class HessianTrace:
             )
         frame = pd.DataFrame(rows).set_index(by)
         return frame.assign(mean_diagonal=frame["trace"] / frame["elements"])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result as one safetensors file."""
+        facts = {"tensors": self.names, "sizes": self.sizes, "label": self.label}
+        write_tensors(path, "HessianTrace", {"samples": self.samples}, facts)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> HessianTrace:
+        """Read what `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
+        arrays, facts = read_tensors(path, "HessianTrace")
+        return cls(arrays["samples"].numpy(), tuple(facts["tensors"]), tuple(facts["sizes"]), facts["label"])
 
     def __repr__(self) -> str:
         return f"HessianTrace({self.label}: {self.mean:.4g} ± {self.standard_error:.2g} from {self.n_probes} probes)"

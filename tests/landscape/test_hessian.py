@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from gdrop_viz.landscape import Hessian, hessian_density, hessian_spectrum, hessian_trace, random_k, select
+from gdrop_viz.landscape import (
+    Hessian,
+    HessianTrace,
+    hessian_density,
+    hessian_spectrum,
+    hessian_trace,
+    random_k,
+    select,
+)
 from gdrop_viz.objectives import sequence_losses
 from tests.conftest import random_bert
 from tests.zoo import build
@@ -271,3 +279,23 @@ def test_bad_arguments_are_named(tiny_bert, tiny_lm, tiny_batches):
     few = random_k(tiny_bert, 3)
     with pytest.raises(ValueError, match="from 1 to 2"):
         hessian_spectrum(tiny_bert, tiny_batches, selection=few, k=3)
+
+
+def test_saved_results_are_the_same(tiny_bert, tiny_batches, tmp_path):
+    chosen = random_k(tiny_bert, 40)
+    settings = dict(selection=chosen, progress=False)
+    trace = hessian_trace(tiny_bert, tiny_batches, 2, **settings)
+    density = hessian_density(tiny_bert, tiny_batches, n_probes=1, n_steps=3, **settings)
+    spectrum = hessian_spectrum(tiny_bert, tiny_batches, k=2, **settings)
+    for result in (trace, density, spectrum):
+        result.save(tmp_path / "result.safetensors")
+        again = type(result).load(tmp_path / "result.safetensors")
+        assert repr(again) == repr(result)
+        assert again.to_frame().equals(result.to_frame())
+    for a, b in zip(again.directions, spectrum.directions, strict=True):
+        assert (a.label, a.selection, list(a.vectors)) == (b.label, b.selection, list(b.vectors))
+        assert all(torch.equal(a.vectors[name], b.vectors[name]) for name in a.vectors)
+    with pytest.raises(ValueError, match=r"written by HessianTrace\.save"):
+        HessianTrace.load(tmp_path / "result.safetensors")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        HessianTrace.load(tmp_path / "none.safetensors")

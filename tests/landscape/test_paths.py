@@ -10,7 +10,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gdrop_viz.landscape import Direction, loss_line, project_trajectory, random_direction, trajectory_directions
+from gdrop_viz.landscape import (
+    Direction,
+    LossLine,
+    Trajectory,
+    loss_line,
+    project_trajectory,
+    random_direction,
+    trajectory_directions,
+)
 from gdrop_viz.objectives import sequence_losses
 
 
@@ -64,6 +72,9 @@ def test_the_ends_are_the_two_checkpoints(tiny_bert, tiny_batches, tmp_path):
         assert loss == pytest.approx(float(expected), rel=1e-6)
     again = loss_line(tiny_bert, tuned, tiny_batches, points=3, path=tmp_path / "line.h5", progress=False)
     assert (again.loss == line.loss).all()
+    loaded = LossLine.load(tmp_path / "line.h5")
+    assert (loaded.t == line.t).all()
+    assert repr(loaded) == repr(line)
 
 
 @pytest.fixture
@@ -78,7 +89,7 @@ def walk():
     return model, path, (d1, d2), steps
 
 
-def test_projection_onto_a_skew_plane(walk):
+def test_projection_onto_a_skew_plane(walk, tmp_path):
     model, path, plane, steps = walk
     trajectory = project_trajectory(model, path, plane)
     np.testing.assert_allclose(trajectory.coordinates, steps[:, :2], atol=1e-12)
@@ -87,7 +98,8 @@ def test_projection_onto_a_skew_plane(walk):
     whole = [float((one["weight"] - model.weight.detach()).square().sum()) for one in path]
     np.testing.assert_allclose(trajectory.distances**2, whole)
     assert trajectory.explained == pytest.approx(1 - (steps[:, 2] ** 2).sum() / sum(whole))
-    assert len(trajectory.to_frame()) == 3
+    trajectory.save(tmp_path / "t.safetensors")
+    assert Trajectory.load(tmp_path / "t.safetensors").to_frame().equals(trajectory.to_frame())
 
 
 def test_principal_components_hold_more_than_any_other_plane(walk):

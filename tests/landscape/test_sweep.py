@@ -398,5 +398,6 @@ def test_bad_arguments_are_named_before_any_work(tiny_bert, tiny_lm, tiny_batche
     refuses(ValueError, "points", tiny_bert, tiny_batches, plane, points=1)
     refuses(TypeError, "Executor", tiny_bert, tiny_batches, plane, executor=4)
     refuses(TypeError, "callable", tiny_bert, tiny_batches, plane, metrics={"a": 1})
+    refuses(ValueError, "names of metrics", tiny_bert, tiny_batches, plane, metrics={"loss": words.accuracy})
     no_labels = [{"input_ids": torch.zeros(2, 4, dtype=torch.long)}]
     refuses(ValueError, "labels", tiny_bert, no_labels, plane)
