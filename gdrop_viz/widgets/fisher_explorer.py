@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FisherExplorer(Panel):
-    """Choose a model, a grouping and a scale; see profile, heatmap, concentration, and where the top scores lie.
+    """Choose a model, a grouping and a scale; see profile, heatmap, concentration, place of the top scores, stability.
 
     Parameters
     ----------
@@ -55,13 +55,16 @@ class FisherExplorer(Panel):
         self.heatmap_chart = Chart(self.state.heatmap())
         self.concentration_chart = Chart(self.state.concentration())
         self.locator_chart = Chart(self.state.locator())
+        self.stability_chart = Chart(self.state.stability(), height=200)
         self.code = CodeBox(code=self.state.as_code())
         charts = [self.profile_chart, self.heatmap_chart, self.concentration_chart, self.locator_chart]
+        charts.append(self.stability_chart)
         self.compose(
             [
                 ipywidgets.HBox(self._controls, layout={"flex_flow": "row wrap", "grid_gap": "0 14px"}),
                 row((self.profile_chart, "1 1 340px"), (self.heatmap_chart, "1 1 340px")),
                 row((self.concentration_chart, "1 1 340px"), (self.locator_chart, "1 1 340px")),
+                self.stability_chart,
                 self.code,
             ],
             charts=charts,
@@ -75,6 +78,7 @@ class FisherExplorer(Panel):
         self.heatmap_chart.show(state.heatmap())
         self.concentration_chart.show(state.concentration())
         self.locator_chart.show(state.locator())
+        self.stability_chart.show(state.stability())
         self.code.code = state.as_code()
         self.show_message("")
 

@@ -67,8 +67,12 @@ class FisherExplorerState:
             f"gv.plots.fisher_heatmap({one}, measure={self.measure!r}, log={self.log})",
             f"gv.plots.fisher_concentration({several}, log={self.log}, at={self.top!r})",
         ]
+        settled = [name for name, fisher in self.shown.items() if len(fisher.history) >= 4]
         if next(iter(self.shown.values())).scores is not None:
             lines.append(f"{one}.located({self.top!r})")
+        lines += [
+            f"fishers[{name!r}].stability()" if len(self.fishers) > 1 else "fisher.stability()" for name in settled
+        ]
         return "\n".join(lines) + "\n"
 
     def profile(self) -> Picture:
@@ -158,11 +162,35 @@ class FisherExplorerState:
         places = self._kept(("located", name, self.top), lambda: fisher.located(self.top))
         order = fisher_places(fisher).index  # layers and components in the model's order
         share = places["of the top"].reindex(order.to_flat_index().map(tuple)).set_axis(order)
-        most = share.sort_values(ascending=False).head(3)
-        where = ", ".join(
-            f"{100 * value:.0f} % in {component} of {layer}" for (layer, component), value in most.items()
-        )
+        most = share[share >= 0.005].sort_values(ascending=False).head(3)
+        where = ", ".join(f"{100 * value:.0f} % in {_place(*place)}" for place, value in most.items())
         return _place_picture(share.unstack(), title, "share of the top", f"{name}: {where}.", log=False)
+
+    def stability(self) -> Picture:
+        """How well the order of the places agrees between two texts, against the number of sequences."""
+        series, sentences, longest = [], [], 4
+        for k, (name, fisher) in enumerate(self.shown.items()):
+            if len(fisher.history) < 4:
+                sentences.append(f"{name}: no record of single sequences, so nothing is known of its stability")
+                continue
+            table = self._kept(("stability", name), fisher.stability)
+            series.append(
+                Series(name, table["sequences"], table["agreement"], low=table["low"], high=table["high"], style=k)
+            )
+            last = table.iloc[-1]
+            longest = max(longest, int(last["sequences"]))
+            sentences.append(
+                f"{name}: two texts of {last['sequences']:.0f} sequences would agree on the order of the places with a "
+                f"rank correlation of {last['agreement']:.3f} (95 % interval {last['low']:.3f} to {last['high']:.3f})"
+            )
+        lowest = min((value for one in series for value in one.low), default=0.0)
+        return Picture(
+            title="Stability of the order",
+            summary=". ".join(sentences) + ".",
+            x=Axis("sequences", (3.5, longest * 1.1), log=True),
+            y=Axis("rank correlation", (min(0.0, lowest), 1.02)),
+            series=tuple(series),
+        )
 
     def _grouped(self, name: str, fisher: Fisher) -> pd.DataFrame:
         return self._kept(("grouped", name, self.by), lambda: fisher_groups(fisher, self.by))

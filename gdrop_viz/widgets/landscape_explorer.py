@@ -92,6 +92,8 @@ class LandscapeExplorer(RunPanel):
         self.relief = ipywidgets.Checkbox(False, description="3-D", indent=False)
         for box in (self.same_distance, self.log_scale, self.relief):
             box.layout.width = "auto"
+        self.propose_button = ipywidgets.Button(description="Propose radius", icon="arrows-h")
+        self.buttons.children = (*self.buttons.children, self.propose_button)
         self.charts = [Chart(picture, height=300) for picture in state.pictures()]
         self.section_chart = Chart(state.cross_section([]), height=220)
         self.code = CodeBox(code=state.as_code())
@@ -122,6 +124,8 @@ class LandscapeExplorer(RunPanel):
             control.observe(self.guarded(lambda change: self._read_controls()), "value")
         self.relief.observe(self.guarded(lambda change: self._set_relief(change.new)), "value")
         self.charts[0].observe(self.guarded(lambda change: self._show_section()), "cursor")
+
+        self.propose_button.on_click(self.guarded(lambda button: self.propose_radius()))
 
     def _read_controls(self) -> None:
         state = self.state
@@ -206,6 +210,25 @@ class LandscapeExplorer(RunPanel):
             state.surfaces.update(surfaces)
 
         self.start(job, "Starting: choosing the parameters and drawing the directions.")
+
+    def propose_radius(self) -> None:
+        """Set the radius at which both basin and walls are seen; found in the background."""
+        state = copy.copy(self.state)
+
+        def job(stop: threading.Event) -> None:
+            from gdrop_viz.landscape import proposed_extent
+
+            model = copy.deepcopy(self.lm.model)
+            extents = [
+                proposed_extent(model, self.batches, directions)
+                for directions in state.planes(model, self.fisher).values()
+                if not stop.is_set()
+            ]
+            if not stop.is_set():
+                self.radius.max = max(self.radius.max, *extents)
+                self.radius.value = max(extents)
+
+        self.start(job, "Looking for the radius at which the loss has risen by a nat.")
 
     def _run_ended(self) -> None:
         self.state.computing = set()

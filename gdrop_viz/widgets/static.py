@@ -36,7 +36,11 @@ def figure(pictures: Sequence[Picture], *, relief: Sequence[bool] | None = None)
         axes = result.add_subplot(rows, columns, k + 1, projection="3d" if in_3d else None)
         (_draw_relief if in_3d else _draw_plane)(axes, picture)
         # the sentence is part of the picture: exports to HTML keep only one form of an output
-        axes.set_title(_plain("\n".join([picture.title, *textwrap.wrap(picture.summary, 76)])), fontsize=8, loc="left")
+        axes.set_title(
+            _plain("\n".join([picture.title, *textwrap.wrap(picture.summary, 60 if in_3d else 76)])),
+            fontsize=8,
+            loc="left",
+        )
     return result
 
 
@@ -103,8 +107,12 @@ def _draw_relief(axes: Any, picture: Picture) -> None:
     else:
         bounds = cells.bounds
     axes.plot_surface(x, y, values, cmap="viridis", vmin=bounds[0], vmax=bounds[1], rstride=1, cstride=1)
-    axes.set(xlabel=_plain(picture.x.label), ylabel=_plain(picture.y.label), zlim=bounds)
-    axes.set_zlabel(_plain(f"log10 {cells.label}" if cells.log else cells.label))
+    axes.set(zlim=bounds)
+    axes.set_xlabel(_plain(picture.x.label), fontsize=8)
+    axes.set_ylabel(_plain(picture.y.label), fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.set_box_aspect(None, zoom=0.8)  # the labels of mplot3d are not part of the layout
+    axes.set_zlabel(_plain(f"log10 {cells.label}" if cells.log else cells.label), fontsize=8)
 
 
 def _set_axis(axes: Axes, which: str, axis: Axis) -> None:

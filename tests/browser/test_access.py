@@ -62,12 +62,10 @@ def test_everything_has_a_name_and_can_be_read_in_both_themes(opened, width, req
 
             page.screenshot(SHOTS / f"{request.node.name}-light.png")
     # nothing reaches beyond its panel
-    assert (
-        page.page.evaluate(
-            """() => [...document.querySelectorAll('.gdv-panel')].filter((p) => p.scrollWidth > p.clientWidth + 1).length"""
-        )
-        == 0
+    too_wide = (
+        "() => [...document.querySelectorAll('.gdv-panel')].filter((p) => p.scrollWidth > p.clientWidth + 1).length"
     )
+    assert page.page.evaluate(too_wide) == 0
 
 
 def test_the_tab_key_goes_through_the_controls_in_reading_order(opened):

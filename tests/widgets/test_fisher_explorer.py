@@ -72,6 +72,16 @@ def test_scores_per_tensor_have_no_locator_and_say_so(state):
     assert "located" not in state.as_code()
 
 
+def test_the_stability_curve_is_the_results_own(state, fisher):
+    (series,) = state.stability().series
+    table = fisher.stability()
+    assert list(series.y) == list(table["agreement"])
+    assert (list(series.low), list(series.high)) == (list(table["low"]), list(table["high"]))
+    assert f"{table['agreement'].iloc[-1]:.3f}" in state.stability().summary
+    state.model = "gpt"
+    assert "nothing is known" in state.stability().summary
+
+
 def test_scores_that_are_zero_but_for_rounding_do_not_squeeze_the_others():
     state = FisherExplorerState({"m": Fisher.from_means({"h.0.attn.w": 1.0, "h.1.attn.w": 1e-20, "h.2.attn.w": 0.0})})
     assert state.profile().y.bounds[0] > 1e-10

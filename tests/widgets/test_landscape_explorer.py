@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gdrop_viz import LandscapeExplorer, Surface, fisher_information
+from gdrop_viz.landscape import proposed_extent
 from gdrop_viz.landscape.surface import surface_path
 
 
@@ -117,6 +118,16 @@ def test_an_even_number_of_points_becomes_odd_and_relief_turns_both_charts(make)
     assert explorer.state.points == 9
     explorer.relief.value = True
     assert all(chart.relief for chart in explorer.charts)
+
+
+def test_the_proposed_radius_shows_basin_and_walls_of_both_panels(make, tiny_lm, tiny_batches):
+    explorer = make(k=0.5, radius=0.05)
+    explorer.propose_button.click()
+    assert explorer.runner.wait(60)
+    assert explorer.last_error is None
+    planes = explorer.state.planes(tiny_lm.model, explorer.fisher).values()
+    expected = max(proposed_extent(tiny_lm.model, tiny_batches, directions) for directions in planes)
+    assert explorer.state.radius == explorer.radius.value == expected
 
 
 def test_elements_of_tensor_scores_are_an_error_in_the_panel(tiny_lm, tiny_batches, tmp_path):
