@@ -7,6 +7,7 @@ its model. It covers the naming habits of the Hugging Face model zoo.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 COMPONENTS = ("embedding", "attention", "feed-forward", "norm", "head", "other")
@@ -66,6 +67,18 @@ def place_of(name: str) -> Place:
         elif "encoder" in before and before[-1] in ("block", "layers"):
             stack = "encoder"
     return Place(stack, layer, _component(parts, layer))
+
+
+def places_of(names: Iterable[str]) -> dict[str, Place]:
+    """Places of all parameters of one model: a stack is named only where the model has two of them.
+
+    >>> places_of(["model.decoder.layers.0.fc1.weight"])["model.decoder.layers.0.fc1.weight"].label
+    'layer 0'
+    """
+    places = {name: place_of(name) for name in names}
+    if len({place.stack for place in places.values() if place.layer is not None}) > 1:
+        return places
+    return {name: place._replace(stack="") for name, place in places.items()}
 
 
 def _component(parts: list[str], layer: int | None) -> str:

@@ -50,6 +50,12 @@ class Use(ABC):
         """The same, into a buffer whose content does not matter."""
         self.add_to(gradient.zero_(), n, rows)
 
+    def release(self) -> None:
+        """Let go of what was kept of forward and backward."""
+        for name in ("known", "brought", "gradients", "reduce", "index", "order"):
+            if hasattr(self, name):
+                setattr(self, name, None)
+
 
 @dataclass
 class MatrixUse(Use):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gdrop_viz._files import atomic_path
-from gdrop_viz.anatomy import place_of
+from gdrop_viz.anatomy import places_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +86,7 @@ class Fisher:
         """One row per tensor: place, number of elements, mean score, standard error and share of all information."""
         import pandas as pd
 
-        places = [place_of(name) for name in self.means.index]
+        places = list(places_of(self.means.index).values())
         elements = self._elements()
         total = self.means * elements
         return pd.DataFrame(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from gdrop_viz.anatomy import place_of
+from gdrop_viz.anatomy import places_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,8 +80,7 @@ def settled(model: nn.Module, history: np.ndarray, names: list[str], numel: np.n
 def by_place(names: Sequence[str]) -> dict[str, list[str]]:
     """Group parameter names by layer and component."""
     groups: dict[str, list[str]] = {}
-    for name in names:
-        place = place_of(name)
+    for name, place in places_of(names).items():
         groups.setdefault(f"{place.label} {place.component}", []).append(name)
     return groups
 

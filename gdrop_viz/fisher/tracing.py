@@ -68,6 +68,7 @@ class Tracer(TorchFunctionMode):
         self._waiting: dict[str, int] = {}
         self._arrivals: set[int] = set()
         self._last_input: tuple[Tensor, Tensor] | None = None
+        self._is_last = True
 
     def flattened(self, inputs: Tensor) -> Tensor:
         """`inputs` as rows; the same object for successive calls on one tensor (query, key, value share theirs)."""
@@ -85,7 +86,7 @@ class Tracer(TorchFunctionMode):
 
     def backward(self, losses: Tensor, *, last: bool = True) -> None:
         """Run backward from Σ_n L_n, calling `ready` for every supported parameter that was used."""
-        self._last_input = None
+        self._last_input, self._is_last = None, last
         self._waiting = {name: len(uses) for name, uses in self.uses.items() if uses and name not in self.unsupported}
         self._arrivals.clear()
         if losses.requires_grad:
@@ -95,7 +96,7 @@ class Tracer(TorchFunctionMode):
             heard = [use for use in self.uses[name] if id(use) in self._arrivals]
             del self._waiting[name]
             if heard:
-                self.ready(name, heard)
+                self._complete(name, heard)
 
     # --- the mode ----------------------------------------------------------------------------------------------------
 
@@ -113,8 +114,7 @@ class Tracer(TorchFunctionMode):
         if not others and not self._looks_up_sequences(func, args, kwargs):
             return self._derive(func, args, kwargs, tracked)
         try:
-            rule = RULES.get(func, expanded)
-            output = rule(self, func, args, kwargs)
+            output = RULES.get(func, expanded)(self, func, args, kwargs)
         except Unsupported as reason:
             for tensor in tracked:
                 for name in self._sources(tensor):
@@ -129,9 +129,8 @@ class Tracer(TorchFunctionMode):
             setattr(inputs[0], MARK, True)
         if not marks:
             return output
-        mark: Any = True
         if func in _SCATTERS or (func in _ALIGNING and True in marks):
-            mark = True
+            mark: Any = True
         elif False in marks or (func in _GATHERS and self._regroups(inputs)):
             mark = False
         else:
@@ -143,11 +142,7 @@ class Tracer(TorchFunctionMode):
 
     def _regroups(self, inputs: list[Tensor]) -> bool:
         """Whether rows are picked by a tensor that depends on the batch: their order then says nothing of sequences."""
-        indices = inputs[1:]
-        return any(
-            getattr(index, MARK, None) is not None and index.dtype in (torch.int64, torch.int32, torch.bool)
-            for index in indices
-        )
+        return any(getattr(index, MARK, None) is not None and not index.is_floating_point() for index in inputs[1:])
 
     # --- what is what ------------------------------------------------------------------------------------------------
 
@@ -259,7 +254,14 @@ class Tracer(TorchFunctionMode):
                 self._waiting[name] -= 1
                 if not self._waiting[name]:
                     del self._waiting[name]
-                    self.ready(name, self.uses[name])
+                    self._complete(name, self.uses[name])
+
+    def _complete(self, name: str, uses: list[Use]) -> None:
+        self.ready(name, uses)
+        if self._is_last:
+            # the graph outlives its backward pass, and its hooks their uses: let the activations go now
+            for use in uses:
+                use.release()
 
 
 def _pull_back(graph: Tensor, leaf: Tensor, gradient: Tensor) -> Tensor:
