@@ -8,12 +8,14 @@ from gdrop_viz.landscape.directions import (
     orthogonalized,
     random_direction,
 )
+from gdrop_viz.landscape.extent import proposed_extent
 from gdrop_viz.landscape.hessian import Hessian
 from gdrop_viz.landscape.paths import LossLine, Trajectory, loss_line, project_trajectory, trajectory_directions
-from gdrop_viz.landscape.selection import Selection, bottom_k, random_k, select, top_k
+from gdrop_viz.landscape.ranking import bottom_k, random_k, select, top_k
+from gdrop_viz.landscape.selection import Selection
 from gdrop_viz.landscape.spectrum import HessianSpectrum, hessian_spectrum
 from gdrop_viz.landscape.surface import Surface
-from gdrop_viz.landscape.sweep import SurfacePoint, loss_surface, loss_surfaces, proposed_extent
+from gdrop_viz.landscape.sweep import SurfacePoint, loss_surface, loss_surfaces
 from gdrop_viz.landscape.trace import HessianTrace, hessian_trace
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from gdrop_viz._state import preserved_modes, preserved_requires_grad
 from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
-from gdrop_viz.landscape.selection import Selection, named_generator
+from gdrop_viz.landscape.filters import normalized
+from gdrop_viz.landscape.masks import named_generator
+from gdrop_viz.landscape.selection import Selection
 from gdrop_viz.objectives import Loss, sequence_losses
 
 if TYPE_CHECKING:
     import pandas as pd
-
-NORMALIZATIONS = ("filter", "tensor", "none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,33 +297,6 @@ def working_dtype(parameter: Tensor) -> torch.dtype:
     return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
 
-def filter_dimensions(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return for each parameter the dimensions that make up one filter: what produces one output unit.
-
-    >>> filter_dimensions(nn.Sequential(nn.Linear(3, 2), nn.Conv1d(2, 4, 3)))
-    {'0.weight': (1,), '0.bias': (0,), '1.weight': (1, 2), '1.bias': (0,)}
-    """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    dimensions: dict[str, tuple[int, ...]] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            # a tied parameter keeps the rule of its first owner, under whose name it goes
-            dimensions.setdefault(names[id(parameter)], _filter_of(module, parameter.ndim))
-    return dimensions
-
-
-def _filter_of(owner: nn.Module, ndim: int) -> tuple[int, ...]:
-    if ndim < 2:
-        return tuple(range(ndim))
-    if type(owner).__name__ == "Conv1D":  # GPT-2's, by name: the weight is (inputs, outputs)
-        return (0,)
-    if isinstance(owner, nn.modules.conv._ConvTransposeNd):
-        return (0, *range(2, ndim))
-    if isinstance(owner, (nn.modules.conv._ConvNd, nn.Bilinear)):
-        return tuple(range(1, ndim))
-    return (ndim - 1,)  # rows; also for stacked matrices such as (expert, output, input)
-
-
 def _moving(
     model: nn.Module, selection: Selection | None, move_vectors: bool
 ) -> Iterable[tuple[str, nn.Parameter, Tensor | None]]:
@@ -360,27 +333,10 @@ def _finished(
     norm: float | None,
     **facts: Any,
 ) -> Direction:
-    if normalize not in NORMALIZATIONS:
-        raise ValueError(f"expected normalize= one of {', '.join(map(repr, NORMALIZATIONS))}, got {normalize!r}")
-    if normalize != "none":
-        parameters = dict(model.named_parameters())
-        dimensions = filter_dimensions(model) if normalize == "filter" else {}
-        selection = selection.on(model) if selection is not None else None
-        for name, vector in vectors.items():
-            weight = parameters[name].detach().to(vector.dtype)
-            if selection is not None and not selection.is_whole(name):
-                weight = weight * selection.mask(name).to(weight.device)
-            along = dimensions.get(name, tuple(range(vector.ndim)))
-            vectors[name] = vector * (_norm(weight, along) / _norm(vector, along).clamp_min(1e-30))
+    vectors = normalized(model, vectors, selection, normalize)
     where = "" if selection is None else selection.label
     direction = Direction(vectors, normalize=normalize, selection=where, **facts)
     return direction if norm is None else direction.scaled(norm)
-
-
-def _norm(tensor: Tensor, dimensions: Sequence[int]) -> Tensor:
-    if not dimensions:  # a scalar parameter
-        return tensor.abs()
-    return torch.linalg.vector_norm(tensor, dim=tuple(dimensions), keepdim=True)
 
 
 def _sum(a: Mapping[str, Tensor], b: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:

@@ -192,3 +192,42 @@ def evaluate_in_worker(
     finally:
         if before != threads:
             torch.set_num_threads(before)
+
+
+def checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics: Mapping[str, Any]) -> list[Batch]:
+    """Return the batches as a list, or raise what is wrong with any argument before anything is computed."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}; pass lm.model")
+    if not planes:
+        raise ValueError("expected at least one surface to compute, got none")
+    parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for directions in planes.values():
+        wrong = next((d for d in directions if not isinstance(d, Direction)), None)
+        if wrong is not None:
+            raise TypeError(
+                f"expected each direction to be a Direction, got {type(wrong).__name__}; see random_direction"
+            )
+        if len(directions) not in (1, 2):
+            raise ValueError(f"expected one direction (a line) or two (a plane), got {len(directions)}")
+        for direction in directions:
+            for name, vector in direction.vectors.items():
+                if parameters.get(name) != vector.shape:
+                    came = tuple(parameters[name]) if name in parameters else "no such parameter"
+                    raise ValueError(
+                        f"expected a model with {name!r} of shape {tuple(vector.shape)} as in {direction.label!r}, got "
+                        f"{came}; make the directions from this model"
+                    )
+    if len({len(directions) for directions in planes.values()}) > 1:
+        raise ValueError("expected surfaces of one kind, got lines and planes; compute them in two calls")
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise TypeError(
+                f"expected metrics[{name!r}] to be callable(model, batches) -> float, got {type(metric).__name__}"
+            )
+        if not isinstance(name, str) or "/" in name or name in ("x", "y", "loss", "standard_error", "evaluated"):
+            raise ValueError(f"expected names of metrics that are free and without '/', got {name!r}; choose another")
+    kept = [batches] if isinstance(batches, Mapping) else list(batches)
+    if not kept or not all(isinstance(batch, Mapping) for batch in kept):
+        came = f"a sequence with {type(kept[0]).__name__}" if kept else "none"
+        raise ValueError(f"expected at least one batch (a dict of tensors), got {came}; see pretraining_batches")
+    return [{name: value for name, value in batch.items() if isinstance(value, Tensor)} for batch in kept]

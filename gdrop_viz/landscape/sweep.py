@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import numbers
 import os
 import threading
@@ -17,27 +15,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gdrop_viz._progress import progress_bar
-from gdrop_viz.landscape import surface_file
 from gdrop_viz.landscape.directions import Direction
 from gdrop_viz.landscape.evaluation import (
     Batch,
     Metric,
-    Planes,
     PointEvaluator,
     PointValue,
     Stopped,
+    checked,
     evaluate_in_worker,
     packed,
 )
+from gdrop_viz.landscape.extent import proposed_extent
+from gdrop_viz.landscape.fingerprint import model_checksum, tensors_checksum, text_checksum
 from gdrop_viz.landscape.grid import coarse_to_fine, coordinates
+from gdrop_viz.landscape.growing import GrowingSurface
 from gdrop_viz.landscape.surface import Surface, surface_path
 from gdrop_viz.objectives import Loss
-
-_PROBE_SEQUENCES = 32
-_LARGEST_EXTENT = 64.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,110 +162,6 @@ def loss_surfaces(
     )  # fmt: skip
 
 
-def proposed_extent(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    directions: Direction | Sequence[Direction],
-    *,
-    rise: float = 1.0,
-    loss: Loss | None = None,
-) -> float:
-    """Return an extent that shows basin and walls: twice the radius at which the loss has risen by `rise` nats.
-
-    The radius is bracketed by doubling or halving and then bisected twice, on the mean over ± each direction and
-    about the first 32 sequences; it is rounded to two digits. A surface that never rises so far gets 64.
-
-    >>> from gdrop_viz.landscape import random_direction
-    >>> model = nn.Linear(2, 1)
-    >>> square = lambda outputs, batch: outputs[:, 0] ** 2
-    >>> proposed_extent(model, [{"input": torch.ones(4, 2)}], random_direction(model, norm=1.0), loss=square) > 0
-    True
-    """
-    directions = [directions] if isinstance(directions, Direction) else list(directions)
-    batches = _checked(model, batches, {"": directions}, metrics={})
-    few, n_sequences = [], 0
-    for batch in batches:
-        few.append(batch)
-        n_sequences += len(next(iter(batch.values())))
-        if n_sequences >= _PROBE_SEQUENCES:
-            break
-    with PointEvaluator(model, few, {"": directions}, loss, {}) as evaluate:
-
-        def mean_rise(radius: float) -> float:
-            ends = [
-                evaluate("", [sign * radius if i == axis else 0.0 for i in range(len(directions))]).losses.mean()
-                for axis in range(len(directions))
-                for sign in (-1, 1)
-            ]
-            return float(np.mean(ends)) - centre
-
-        centre = float(evaluate("", [0.0] * len(directions)).losses.mean())
-        high = 1.0
-        while not _risen(mean_rise(high), rise):
-            high *= 2
-            if high > _LARGEST_EXTENT / 2:
-                return _LARGEST_EXTENT
-        low = high / 2
-        while high > 2.0**-16 and _risen(mean_rise(low), rise):
-            low, high = low / 2, low
-        for _ in range(2):
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if _risen(mean_rise(middle), rise) else (middle, high)
-    return float(f"{2 * high:.2g}")
-
-
-def _risen(value: float, amount: float) -> bool:
-    return not value < amount  # a loss that is no longer finite has risen
-
-
-class _Growing:
-    """A surface that is being filled, in memory and (if asked) in its file."""
-
-    def __init__(
-        self, x: np.ndarray, y: np.ndarray | None, n_sequences: int, metrics: Sequence[str], metadata: Any
-    ) -> None:
-        shape = (len(x),) if y is None else (len(x), len(y))
-        self.x, self.y, self.metadata = x, y, metadata
-        self.loss, self.error = np.full(shape, np.nan), np.full(shape, np.nan)
-        self.sequences = np.full((*shape, n_sequences), np.nan)
-        self.metrics = {name: np.full(shape, np.nan) for name in metrics}
-        self.evaluated = np.zeros(shape, dtype=bool)
-        self._writer: surface_file.PointWriter | None = None
-
-    def attach(self, path: Path, fingerprint: dict[str, Any]) -> None:
-        """Keep the points in the file at `path`; take what is there already."""
-        if path.exists():
-            _check_same(path, surface_file.read_fingerprint(path), fingerprint)
-            known = surface_file.read(path)
-            self.loss, self.error, self.evaluated = known.loss, known.standard_error, known.evaluated
-            self.sequences, self.metrics = known.sequence_losses, dict(known.metrics)
-        else:
-            surface_file.write(self.surface(), path, fingerprint=fingerprint)
-        self._writer = surface_file.PointWriter(path, len(self.x))
-
-    def put(self, index: tuple[int, ...], value: PointValue) -> None:
-        """Record one point; on disk first."""
-        with np.errstate(all="ignore"):
-            mean = float(value.losses.mean())
-            n = len(value.losses)
-            error = float(value.losses.std(ddof=1) / math.sqrt(n)) if n > 1 else float("nan")
-        if self._writer is not None:
-            self._writer.put(index, value.losses, mean, error, value.metrics)
-        self.loss[index], self.error[index], self.sequences[index] = mean, error, value.losses
-        for name, number in value.metrics.items():
-            self.metrics[name][index] = number
-        self.evaluated[index] = True
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.sync()
-
-    def surface(self) -> Surface:
-        metrics = {name: values.copy() for name, values in self.metrics.items()}
-        arrays = (self.loss.copy(), self.error.copy(), self.sequences.copy())
-        return Surface(self.x, self.y, *arrays, metrics, self.evaluated.copy(), self.metadata)
-
-
 def _computed(
     model: nn.Module,
     batches: Sequence[Batch],
@@ -285,7 +178,7 @@ def _computed(
     stop: threading.Event | None,
 ) -> dict[str, Surface]:
     metrics = dict(metrics or {})
-    batches_kept = _checked(model, batches, planes, metrics)
+    batches_kept = checked(model, batches, planes, metrics)
     if executor is not None and not isinstance(executor, Executor) and not hasattr(executor, "submit"):
         raise TypeError(f"expected a concurrent.futures.Executor, got {type(executor).__name__}")
     n_axes = len(next(iter(planes.values())))
@@ -294,17 +187,17 @@ def _computed(
     axes = _axes(extent, points, n_axes)
     x, y = axes[0], axes[1] if n_axes == 2 else None
     n_sequences = sum(len(next(iter(batch.values()))) for batch in batches_kept)
-    text = _text_checksum(batches, batches_kept)
-    growing: dict[str, _Growing] = {}
-    weights = _model_checksum(model) if any(paths.values()) else None
+    text = text_checksum(batches, batches_kept)
+    growing: dict[str, GrowingSurface] = {}
+    weights = model_checksum(model) if any(paths.values()) else None
     for label, directions in planes.items():
         metadata = _metadata(model, label, directions, n_sequences, text)
-        growing[label] = _Growing(x, y, n_sequences, list(metrics), metadata)
+        growing[label] = GrowingSurface(x, y, n_sequences, list(metrics), metadata)
         if (path := paths[label]) is not None:
             fingerprint = {
                 "model": weights,
                 "text": text,
-                "directions": [_tensors_checksum(direction.vectors) for direction in directions],
+                "directions": [tensors_checksum(direction.vectors) for direction in directions],
                 "grid": [axis.tolist() for axis in axes],
                 "metrics": sorted(metrics),
                 "loss": None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__),
@@ -394,44 +287,6 @@ def _by_workers(
             future.cancel()
 
 
-def _checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics: Mapping[str, Any]) -> Sequence[Batch]:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}; pass lm.model")
-    if not planes:
-        raise ValueError("expected at least one surface to compute, got none")
-    parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
-    for directions in planes.values():
-        wrong = next((d for d in directions if not isinstance(d, Direction)), None)
-        if wrong is not None:
-            raise TypeError(
-                f"expected each direction to be a Direction, got {type(wrong).__name__}; see random_direction"
-            )
-        if len(directions) not in (1, 2):
-            raise ValueError(f"expected one direction (a line) or two (a plane), got {len(directions)}")
-        for direction in directions:
-            for name, vector in direction.vectors.items():
-                if parameters.get(name) != vector.shape:
-                    came = tuple(parameters[name]) if name in parameters else "no such parameter"
-                    raise ValueError(
-                        f"expected a model with {name!r} of shape {tuple(vector.shape)} as in {direction.label!r}, got "
-                        f"{came}; make the directions from this model"
-                    )
-    if len({len(directions) for directions in planes.values()}) > 1:
-        raise ValueError("expected surfaces of one kind, got lines and planes; compute them in two calls")
-    for name, metric in metrics.items():
-        if not callable(metric):
-            raise TypeError(
-                f"expected metrics[{name!r}] to be callable(model, batches) -> float, got {type(metric).__name__}"
-            )
-        if not isinstance(name, str) or "/" in name or name in ("x", "y", "loss", "standard_error", "evaluated"):
-            raise ValueError(f"expected names of metrics that are free and without '/', got {name!r}; choose another")
-    kept = [batches] if isinstance(batches, Mapping) else list(batches)
-    if not kept or not all(isinstance(batch, Mapping) for batch in kept):
-        came = f"a sequence with {type(kept[0]).__name__}" if kept else "none"
-        raise ValueError(f"expected at least one batch (a dict of tensors), got {came}; see pretraining_batches")
-    return [{name: value for name, value in batch.items() if isinstance(value, Tensor)} for batch in kept]
-
-
 def _label(directions: Sequence[Any]) -> str:
     moved = dict.fromkeys(getattr(direction, "selection", "") or "all parameters" for direction in directions)
     return ", ".join(moved)
@@ -463,36 +318,3 @@ def _metadata(
         "n_sequences": n_sequences,
         "text": text,
     }
-
-
-def _check_same(path: Path, there: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    advice = "give another path, or delete the file to compute the surface anew"
-    if there is None:
-        raise ValueError(
-            f"expected {os.fspath(path)!r} to be a surface of this computation, got a file from elsewhere; {advice}"
-        )
-    changed = [name for name in now if there.get(name) != now[name]]
-    if changed:
-        raise ValueError(
-            f"expected {os.fspath(path)!r} to continue the same computation, got a file with other "
-            f"{', '.join(changed)}; {advice}"
-        )
-
-
-def _text_checksum(batches: Any, kept: Sequence[Batch]) -> str:
-    if isinstance(checksum := getattr(batches, "checksum", None), str):
-        return checksum
-    return hashlib.sha256("".join(map(_tensors_checksum, kept)).encode()).hexdigest()
-
-
-def _model_checksum(model: nn.Module) -> str:
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return hashlib.sha256(f"{type(model).__qualname__} {_tensors_checksum(state)}".encode()).hexdigest()
-
-
-def _tensors_checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

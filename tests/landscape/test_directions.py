@@ -17,7 +17,7 @@ from gdrop_viz.landscape import (
     random_k,
     select,
 )
-from gdrop_viz.landscape.directions import filter_dimensions
+from gdrop_viz.landscape.filters import filter_dimensions
 from gdrop_viz.objectives import sequence_losses
 from tests.zoo import build
 

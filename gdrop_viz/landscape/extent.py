@@ -1,0 +1,73 @@
+"""How far out should a surface reach? As far as it takes to see basin and walls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from torch import nn
+
+from gdrop_viz.landscape.directions import Direction
+from gdrop_viz.landscape.evaluation import Batch, PointEvaluator, checked
+from gdrop_viz.objectives import Loss
+
+_PROBE_SEQUENCES = 32
+_LARGEST_EXTENT = 64.0
+
+
+def proposed_extent(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    directions: Direction | Sequence[Direction],
+    *,
+    rise: float = 1.0,
+    loss: Loss | None = None,
+) -> float:
+    """Return an extent that shows basin and walls: twice the radius at which the loss has risen by `rise` nats.
+
+    The radius is bracketed by doubling or halving and then bisected twice, on the mean over ± each direction and
+    about the first 32 sequences; it is rounded to two digits. A surface that never rises so far gets 64.
+
+    >>> import torch
+    >>> from gdrop_viz.landscape import random_direction
+    >>> model = nn.Linear(2, 1)
+    >>> square = lambda outputs, batch: outputs[:, 0] ** 2
+    >>> proposed_extent(model, [{"input": torch.ones(4, 2)}], random_direction(model, norm=1.0), loss=square) > 0
+    True
+    """
+    directions = [directions] if isinstance(directions, Direction) else list(directions)
+    batches = checked(model, batches, {"": directions}, metrics={})
+    few, n_sequences = [], 0
+    for batch in batches:
+        few.append(batch)
+        n_sequences += len(next(iter(batch.values())))
+        if n_sequences >= _PROBE_SEQUENCES:
+            break
+    with PointEvaluator(model, few, {"": directions}, loss, {}) as evaluate:
+
+        def mean_rise(radius: float) -> float:
+            ends = [
+                evaluate("", [sign * radius if i == axis else 0.0 for i in range(len(directions))]).losses.mean()
+                for axis in range(len(directions))
+                for sign in (-1, 1)
+            ]
+            return float(np.mean(ends)) - centre
+
+        centre = float(evaluate("", [0.0] * len(directions)).losses.mean())
+        high = 1.0
+        while not _risen(mean_rise(high), rise):
+            high *= 2
+            if high > _LARGEST_EXTENT / 2:
+                return _LARGEST_EXTENT
+        low = high / 2
+        while high > 2.0**-16 and _risen(mean_rise(low), rise):
+            low, high = low / 2, low
+        for _ in range(2):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if _risen(mean_rise(middle), rise) else (middle, high)
+    return float(f"{2 * high:.2g}")
+
+
+def _risen(value: float, amount: float) -> bool:
+    return not value < amount  # a loss that is no longer finite has risen

@@ -1,0 +1,45 @@
+"""Does a file on disk belong to this computation? Checksums of model, text and directions, and what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def check_same(path: Path, there: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    advice = "give another path, or delete the file to compute the surface anew"
+    if there is None:
+        raise ValueError(
+            f"expected {os.fspath(path)!r} to be a surface of this computation, got a file from elsewhere; {advice}"
+        )
+    changed = [name for name in now if there.get(name) != now[name]]
+    if changed:
+        raise ValueError(
+            f"expected {os.fspath(path)!r} to continue the same computation, got a file with other "
+            f"{', '.join(changed)}; {advice}"
+        )
+
+
+def text_checksum(batches: Any, kept: Sequence[Mapping[str, Tensor]]) -> str:
+    if isinstance(checksum := getattr(batches, "checksum", None), str):
+        return checksum
+    return hashlib.sha256("".join(map(tensors_checksum, kept)).encode()).hexdigest()
+
+
+def model_checksum(model: nn.Module) -> str:
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return hashlib.sha256(f"{type(model).__qualname__} {tensors_checksum(state)}".encode()).hexdigest()
+
+
+def tensors_checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

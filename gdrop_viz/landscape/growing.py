@@ -1,0 +1,63 @@
+"""How does a surface grow? Point by point, in memory and in its file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gdrop_viz.landscape import surface_file
+from gdrop_viz.landscape.evaluation import PointValue
+from gdrop_viz.landscape.fingerprint import check_same
+from gdrop_viz.landscape.surface import Surface
+
+
+class GrowingSurface:
+    """A surface that is being filled, in memory and (if asked) in its file."""
+
+    def __init__(
+        self, x: np.ndarray, y: np.ndarray | None, n_sequences: int, metrics: Sequence[str], metadata: Any
+    ) -> None:
+        shape = (len(x),) if y is None else (len(x), len(y))
+        self.x, self.y, self.metadata = x, y, metadata
+        self.loss, self.error = np.full(shape, np.nan), np.full(shape, np.nan)
+        self.sequences = np.full((*shape, n_sequences), np.nan)
+        self.metrics = {name: np.full(shape, np.nan) for name in metrics}
+        self.evaluated = np.zeros(shape, dtype=bool)
+        self._writer: surface_file.PointWriter | None = None
+
+    def attach(self, path: Path, fingerprint: dict[str, Any]) -> None:
+        """Keep the points in the file at `path`; take what is there already."""
+        if path.exists():
+            check_same(path, surface_file.read_fingerprint(path), fingerprint)
+            known = surface_file.read(path)
+            self.loss, self.error, self.evaluated = known.loss, known.standard_error, known.evaluated
+            self.sequences, self.metrics = known.sequence_losses, dict(known.metrics)
+        else:
+            surface_file.write(self.surface(), path, fingerprint=fingerprint)
+        self._writer = surface_file.PointWriter(path, len(self.x))
+
+    def put(self, index: tuple[int, ...], value: PointValue) -> None:
+        """Record one point; on disk first."""
+        with np.errstate(all="ignore"):
+            mean = float(value.losses.mean())
+            n = len(value.losses)
+            error = float(value.losses.std(ddof=1) / math.sqrt(n)) if n > 1 else float("nan")
+        if self._writer is not None:
+            self._writer.put(index, value.losses, mean, error, value.metrics)
+        self.loss[index], self.error[index], self.sequences[index] = mean, error, value.losses
+        for name, number in value.metrics.items():
+            self.metrics[name][index] = number
+        self.evaluated[index] = True
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.sync()
+
+    def surface(self) -> Surface:
+        metrics = {name: values.copy() for name, values in self.metrics.items()}
+        arrays = (self.loss.copy(), self.error.copy(), self.sequences.copy())
+        return Surface(self.x, self.y, *arrays, metrics, self.evaluated.copy(), self.metadata)
