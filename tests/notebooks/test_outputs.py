@@ -1,0 +1,102 @@
+"""Are the committed outputs of the lessons clean, whole, and those of this code and data?"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+LESSONS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+
+
+def load_refresh() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("refresh", NOTEBOOKS / "refresh.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+refresh = load_refresh()
+
+
+@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
+def lesson(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_there_are_five_lessons() -> None:
+    assert [path.stem[:2] for path in LESSONS] == ["00", "01", "02", "03", "04"]
+
+
+def test_outputs_are_clean_and_up_to_date(lesson: nbformat.NotebookNode) -> None:
+    assert refresh.problems(lesson) == []
+
+
+def test_a_reader_without_a_kernel_sees_pictures_and_numbers(lesson: nbformat.NotebookNode) -> None:
+    outputs = [output for cell in lesson.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
+    checked = [cell for cell in lesson.cells if "nbval-check-output" in cell.metadata.get("tags", [])]
+    assert len(checked) >= 2
+
+
+def test_each_lesson_teaches(lesson: nbformat.NotebookNode) -> None:
+    """A question, a formula, a prediction, something to try, exercises with folded solutions, and the way on."""
+    text = "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
+    for part in ("Predict", "Try it", "## Exercises", "<summary>Solution</summary>", "$$"):
+        assert part in text, part
+    assert text.count("<details>") == text.count("</details>") >= 3
+    linked = re.findall(r"\]\((\w+\.ipynb)\)", text)
+    assert linked, "a lesson links to others"
+    assert all((NOTEBOOKS / name).is_file() for name in linked)
+
+
+def test_a_lesson_with_a_widget_keeps_a_static_picture(lesson: nbformat.NotebookNode) -> None:
+    cells = [
+        cell for cell in lesson.cells if re.search(r"gv\.(DropoutLab|FisherExplorer|LandscapeExplorer)\(", cell.source)
+    ]
+    cells = [cell for cell in cells if cell.cell_type == "code"]
+    assert cells
+    for cell in cells:
+        assert any("image/png" in output.get("data", {}) for output in cell.outputs)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda nb: nb.cells[0].update(source="print(1)"), "not of this code"),
+        (lambda nb: nb.metadata.update(widgets={}), "widget state"),
+        (lambda nb: nb.cells[0].update(outputs=[]), "no output"),
+        (lambda nb: nb.cells[0].outputs[0].update(text="see /home/me/file.py"), "/home/me/file.py"),
+        (lambda nb: nb.cells[0].outputs[0].update(name="stderr"), "stderr"),
+        (lambda nb: nb.cells[0].update(execution_count=7), "top to bottom"),
+    ],
+)
+def test_what_is_wrong_is_named(damage, said: str) -> None:
+    cell = nbformat.v4.new_code_cell("print(2 + 2)", metadata={"tags": ["parameters", "nbval-check-output"]})
+    cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", name="stdout", text="4\n")], 1
+    notebook = nbformat.v4.new_notebook(
+        cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
+    notebook.metadata["gdrop_viz"] = {"outputs_of": refresh.fingerprint(notebook)}
+    assert refresh.problems(notebook) == []
+    damage(notebook)
+    assert any(said in problem for problem in refresh.problems(notebook))
+
+
+def test_cleaning_drops_progress_bars_and_keeps_pictures_of_widgets() -> None:
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}}
+    bar = nbformat.v4.new_output("display_data", data={**view, "text/plain": "0 %"})
+    panel = nbformat.v4.new_output("execute_result", data={**view, "image/png": "aGk=", "text/plain": "rates"})
+    cell = nbformat.v4.new_code_cell(
+        "lab", outputs=[bar, panel], metadata={"execution": {"iopub.execute_input": "now"}}
+    )
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
+    refresh.clean(notebook)
+    assert [dict(output.data) for output in cell.outputs] == [{"image/png": "aGk=", "text/plain": "rates"}]
+    assert cell.metadata == {}
+    assert "widgets" not in notebook.metadata
