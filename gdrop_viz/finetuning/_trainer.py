@@ -111,9 +111,7 @@ class Recorder(TrainerCallback):
     def _tell(self, kind: Any, state: Any, metrics: dict[str, float]) -> None:
         if self.on_event is not None:
             self.on_event(
-                Event(
-                    kind, epoch=state.epoch or 0.0, step=state.global_step, total_steps=state.max_steps, metrics=metrics
-                )
+                Event(kind, epoch=state.epoch, step=state.global_step, total_steps=state.max_steps, metrics=metrics)
             )
 
     def _stop_if_asked(self) -> None:

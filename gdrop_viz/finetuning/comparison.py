@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,7 @@ from gdrop_viz.finetuning.ledger import Ledger, Run
 from gdrop_viz.finetuning.result import Comparison
 from gdrop_viz.finetuning.spread import limited_threads, spread
 from gdrop_viz.finetuning.store import RunStore
-from gdrop_viz.finetuning.train import Hyperparameters, default_learning_rate, run_rows
-from gdrop_viz.finetuning.units import percent
+from gdrop_viz.finetuning.train import Hyperparameters, default_learning_rate, run_rows, training_subset
 
 if TYPE_CHECKING:
     from gdrop_viz.pretrained import Pretrained
@@ -96,7 +95,7 @@ def compare(
         learning_rate = default_learning_rate(lm)
     hyperparameters = Hyperparameters(epochs=epochs, learning_rate=learning_rate, **settings)
     descriptions = _checked_arms(arms, lm, task)
-    sizes = _checked_subsets(task, fractions, seeds)
+    subsets = {(fraction, seed): training_subset(task, fraction, seed) for fraction in fractions for seed in seeds}
     common = {
         "model": model_checksum(lm),
         "task": _task_checksum(task),
@@ -108,7 +107,7 @@ def compare(
             fraction,
             seed,
             {"common": common, "arm": descriptions[arm], "fraction": fraction, "seed": seed},
-            hyperparameters.n_updates(sizes[fraction, seed]),
+            hyperparameters.n_updates(len(subsets[fraction, seed])),
         )
         for seed in seeds
         for fraction in fractions
@@ -193,21 +192,3 @@ def _without_repeats(values: list[Any], what: str) -> list[Any]:
     if repeated:
         raise ValueError(f"{what} must differ from each other, but {', '.join(map(str, repeated))} came more than once")
     return values
-
-
-def _checked_subsets(task: Task, fractions: Sequence[float], seeds: Sequence[int]) -> dict[tuple[float, int], int]:
-    """Draw every training subset once; return its size, or raise if one lacks a class."""
-    classes = set(task.train["label"]) if task.kind == "classification" else set()
-    sizes = {}
-    for fraction in fractions:
-        for seed in seeds:
-            labels = task.fraction(fraction, seed).train["label"]
-            missing = classes - set(labels)
-            if missing or not len(labels):
-                what = f"no example of class {', '.join(map(str, sorted(missing)))}" if missing else "no example at all"
-                raise ValueError(
-                    f"{percent(fraction)} of the {len(task.train)} training examples of {task.name} hold {what} "
-                    f"(seed {seed}); take a larger fraction"
-                )
-            sizes[fraction, seed] = len(labels)
-    return sizes

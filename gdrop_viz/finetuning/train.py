@@ -11,7 +11,7 @@ import math
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,9 +23,11 @@ from gdrop_viz.finetuning.arms import Arm, WeightDecayArm, apply_arm, weight_dec
 from gdrop_viz.finetuning.classifier import build_classifier
 from gdrop_viz.finetuning.encoding import PaddedBatches, encode, length_limit
 from gdrop_viz.finetuning.events import Listener, StopSignal
+from gdrop_viz.finetuning.units import percent
 
 if TYPE_CHECKING:
     import pandas as pd
+    from datasets import Dataset
 
     from gdrop_viz.pretrained import Pretrained
     from gdrop_viz.tasks import Task
@@ -84,8 +86,8 @@ class Hyperparameters:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate!r}")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup must be a share of all updates between 0 and 1, got {self.warmup!r}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must be a share of all updates in [0, 1), got {self.warmup!r}")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay!r}")
         if self.padding not in ("longest", "max_length"):
@@ -194,6 +196,18 @@ def fine_tune(
     )
 
 
+def training_subset(task: Task, fraction: float, seed: int) -> Dataset:
+    """Return the training rows of a run; raises ValueError if the fraction is out of range or lacks a class."""
+    rows = task.fraction(fraction, seed).train
+    missing = set(task.train["label"]) - set(rows["label"]) if task.kind == "classification" else ()
+    if missing:
+        raise ValueError(
+            f"{percent(fraction)} of the {len(task.train)} training examples of {task.name} hold no example of class "
+            f"{', '.join(map(str, sorted(missing)))} (seed {seed}); take a larger fraction"
+        )
+    return rows
+
+
 def table(rows: list[dict[str, Any]], **key: Any) -> pd.DataFrame:
     """Return rows of one run as a tidy DataFrame with the run's arm, fraction and seed."""
     import pandas as pd
@@ -213,7 +227,7 @@ def run_rows(
     stop: StopSignal | None = None,
 ) -> list[dict[str, Any]]:
     """Train and return one dict per epoch, split and metric; only the finished epochs if it was stopped."""
-    train = encode(lm, task.fraction(fraction, seed).train, max_length=hyperparameters.max_length)
+    train = encode(lm, training_subset(task, fraction, seed), max_length=hyperparameters.max_length)
     # similar lengths side by side waste no padding; the metrics do not depend on the order
     validation = {
         name: sorted(encode(lm, data, max_length=hyperparameters.max_length), key=lambda row: len(row["input_ids"]))
@@ -224,10 +238,11 @@ def run_rows(
         if not mine:
             return []
         classifier = build_classifier(lm, task, seed=seed)
-        apply_arm(arm, classifier)
+        # `compare` tries each arm first: what an arm has to say (Gaussian noise in attention) is said then, once
         with quiet_libraries():
             from gdrop_viz.finetuning._trainer import Stopped, make_trainer
 
+            apply_arm(arm, classifier)
             trainer, recorder = make_trainer(
                 classifier,
                 task,
@@ -241,8 +256,12 @@ def run_rows(
             )
         # all before drew numbers, each arm its own; the dropout masks must depend on the seed alone
         torch.manual_seed(seed)
-        with suppress(Stopped):
+        try:
             trainer.train()
+        except Stopped:
+            pass
+        finally:
+            recorder.trainer = None  # the two hold each other, and the trainer holds the model's memory
         return recorder.rows
 
 
@@ -268,7 +287,7 @@ def _training_arguments(
         "per_device_train_batch_size": hyperparameters.batch_size,
         "per_device_eval_batch_size": max(_EVALUATION_BATCH, hyperparameters.batch_size),
         "learning_rate": hyperparameters.learning_rate,
-        "warmup_steps": hyperparameters.warmup if hyperparameters.warmup < 1 else 0.999999,
+        "warmup_steps": hyperparameters.warmup,  # below 1 it is a share
         "weight_decay": weight_decay_of(arm, hyperparameters.weight_decay),
         "seed": seed,
         "dataloader_pin_memory": torch.cuda.is_available(),

@@ -287,6 +287,26 @@ def test_further_validation_sets_are_scored(tiny_lm, toy_task):
     assert first.to_numpy().tolist() == second.to_numpy().tolist()
 
 
+def test_a_stop_between_two_validation_sets_keeps_neither(tiny_lm, toy_task, monkeypatch):
+    from dataclasses import replace
+
+    stop, scored = threading.Event(), []
+
+    def scoring(task, predictions, labels):
+        scored.append(len(labels))
+        if len(scored) == 3:
+            stop.set()
+        return {"accuracy": 0.5}
+
+    monkeypatch.setattr(Task, "compute_metrics", scoring)
+    task = replace(toy_task, more_validation={"validation_mismatched": toy_task.validation})
+    table = fine_tune(tiny_lm, task, 0.1, epochs=2, stop=stop)
+    assert len(scored) == 3
+    assert table.groupby("epoch")["split"].unique().map(list).to_dict() == {
+        1: ["train", "validation", "validation_mismatched"]
+    }
+
+
 def test_a_diverged_run_shows_nan(tiny_lm, toy_task):
     def spoil(classifier):
         with torch.no_grad():
@@ -319,6 +339,7 @@ def test_default_learning_rate(tiny_lm):
         ({"training_arguments": {"seed": 3}}, "must leave seed to gdrop_viz"),
         ({"training_arguments": {"dtype": torch.float16}}, "plain values that JSON can store"),
         ({"fraction": 0.0}, "fraction must be above 0"),
+        ({"fraction": 0.01}, "1 % of the 96 training examples of animals hold no example of class"),
     ],
 )
 def test_settings_out_of_range(tiny_lm, toy_task, settings, message):
