@@ -1,4 +1,4 @@
-"""The old home of `gdrop_viz.plots.finetuning`: where `plots.comparison` is looked up until that list names the new one."""
+"""Where `plots.comparison` is looked up until the list of pictures names `gdrop_viz.plots.finetuning`."""
 
 from gdrop_viz.plots.finetuning import comparison, paired_differences, training_curves
 
