@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from gdrop_viz._state import preserved_modes
 from gdrop_viz.fisher.batch import Batch, Objective, batch_size, by_hooks, by_loop, part_of
 from gdrop_viz.fisher.checkpoint import Checkpoint, fingerprint
 from gdrop_viz.fisher.estimators import check_estimator
-from gdrop_viz.fisher.processes import merged, my_share
+from gdrop_viz.fisher.processes import distributed, merged, my_share
 from gdrop_viz.fisher.result import Fisher
 from gdrop_viz.fisher.self_check import untrusted
 from gdrop_viz.fisher.stability import settled
@@ -195,6 +196,10 @@ class _Run:
             raise ValueError("There are no batches; gv.pretraining_batches(lm, texts) makes them.")
         for index, batch in enumerate(batches):
             check_batch(self.model, batch, loss=self.objective.loss, where=f"batch {index}")
+        if stop_when_stable is not None and distributed():
+            raise ValueError("stop_when_stable= needs one process: several would not stop at the same batch.")
+        # random labels belong to a sequence's number in the whole text, whichever process takes it
+        self.starts = [0, *accumulate(batch_size(batch) for batch in batches)]
         bad = next((n for n, p in self.parameters.items() if not bool(torch.isfinite(p).all())), None)
         if bad is not None:
             raise ValueError(f"The parameter {bad!r} has NaN or infinite values; load sound weights first.")
@@ -219,7 +224,7 @@ class _Run:
 
     def take(self, batch: Batch, index: int) -> None:
         """Add one batch; if it does not fit into memory, its halves."""
-        first = self.sums.n_sequences
+        first = self.starts[index]
         self.sums.begin(batch_size(batch))
         self._take_rows(batch, slice(0, batch_size(batch)), set(), first, f"batch {index}")
         self.sums.end(f"batch {index}")
