@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 
 def check_same(path: Path, there: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    """Raise ValueError, naming what differs, unless the file at `path` was written by the same computation."""
     advice = "give another path, or delete the file to compute the surface anew"
     if there is None:
         raise ValueError(
@@ -27,17 +28,20 @@ def check_same(path: Path, there: dict[str, Any] | None, now: dict[str, Any]) ->
 
 
 def text_checksum(batches: Any, kept: Sequence[Mapping[str, Tensor]]) -> str:
+    """The sha256 of the text: the batches' own, or that of their tensors."""
     if isinstance(checksum := getattr(batches, "checksum", None), str):
         return checksum
     return hashlib.sha256("".join(map(tensors_checksum, kept)).encode()).hexdigest()
 
 
 def model_checksum(model: nn.Module) -> str:
+    """The sha256 of class, parameters and buffers."""
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return hashlib.sha256(f"{type(model).__qualname__} {tensors_checksum(state)}".encode()).hexdigest()
 
 
 def tensors_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of names, types, shapes and bits."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

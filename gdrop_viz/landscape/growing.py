@@ -54,10 +54,12 @@ class GrowingSurface:
         self.evaluated[index] = True
 
     def close(self) -> None:
+        """Have what is in the file written to the device."""
         if self._writer is not None:
             self._writer.sync()
 
     def surface(self) -> Surface:
+        """The surface so far: a copy, which later points do not change."""
         metrics = {name: values.copy() for name, values in self.metrics.items()}
         arrays = (self.loss.copy(), self.error.copy(), self.sequences.copy())
         return Surface(self.x, self.y, *arrays, metrics, self.evaluated.copy(), self.metadata)

@@ -37,6 +37,9 @@ from gdrop_viz.landscape.surface import Surface, surface_path
 from gdrop_viz.objectives import Loss
 
 
+Job = tuple[str, tuple[int, ...], tuple[float, ...]]  # plane, index, coefficients
+
+
 @dataclass(frozen=True, eq=False)
 class SurfacePoint:
     """One point as it arrives: where it lies, what was found, and how far the work has come.
@@ -229,9 +232,6 @@ def _computed(
         for surface in growing.values():
             surface.close()
     return {label: surface.surface() for label, surface in growing.items()}
-
-
-Job = tuple[str, tuple[int, ...], tuple[float, ...]]
 
 
 def _here(arguments: Any, jobs: Sequence[Job], stop: threading.Event | None) -> Iterator[tuple[Job, PointValue]]:
