@@ -36,7 +36,6 @@ from gdrop_viz.landscape.growing import GrowingSurface
 from gdrop_viz.landscape.surface import Surface, surface_path
 from gdrop_viz.objectives import Loss
 
-
 Job = tuple[str, tuple[int, ...], tuple[float, ...]]  # plane, index, coefficients
 
 

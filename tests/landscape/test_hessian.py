@@ -156,14 +156,14 @@ def test_the_trace_agrees_with_the_dense_one_within_its_error(small):
 
 def test_the_density_has_the_moments_of_the_dense_hessian(small):
     model, batches, dense = small
-    density = hessian_density(model, batches, n_probes=10, n_steps=25, progress=False)
+    density = hessian_density(model, batches, n_probes=5, n_steps=20, progress=False)
     np.testing.assert_allclose(density.weights.sum(axis=1), 1)
     for power in (1, 2):
         estimate, error = density.moment(power)
         assert abs(estimate - np.trace(np.linalg.matrix_power(dense, power))) < 4 * error
     values = np.linalg.eigvalsh((dense + dense.T) / 2)
-    assert density.nodes.max() == pytest.approx(values[-1], rel=1e-4)  # Lanczos finds the ends first
-    assert density.nodes.min() == pytest.approx(values[0], rel=1e-4)
+    assert density.nodes.max() == pytest.approx(values[-1], rel=1e-3)  # Lanczos finds the ends first
+    assert density.nodes.min() == pytest.approx(values[0], rel=1e-3)
     frame = density.to_frame(points=4000)
     assert np.trapezoid(frame["density"], frame["eigenvalue"]) == pytest.approx(1, rel=1e-3)
 
