@@ -40,6 +40,8 @@ _HOME = {
     "compare": "finetuning",
     "fine_tune": "finetuning",
     "Comparison": "finetuning",
+    "GaussianArm": "finetuning",
+    "WeightDecayArm": "finetuning",
     "FisherExplorer": "widgets",
     "LandscapeExplorer": "widgets",
     "DropoutLab": "widgets",

@@ -230,12 +230,13 @@ def _find_head(model: nn.Module, inputs: Mapping[str, Any], predicted: Tensor) -
 
     Heads are found by watching one sequence pass, not by name: `cls`, `lm_head`, `vocab_transform`, ...
     """
-    backbone = getattr(model, getattr(model, "base_model_prefix", "") or "", None)
-    if not isinstance(backbone, nn.Module) or backbone is model:
-        backbone = getattr(model, "base_model", None)
-        if not isinstance(backbone, nn.Module) or backbone is model:
-            return None
-    inside = set(backbone.modules())
+    backbone = getattr(model, "base_model", model)
+    if backbone is not model:
+        inside = set(backbone.modules())
+        candidates = [module for module in model.modules() if module not in inside and module is not model]
+    else:  # T5: encoder, decoder and head side by side
+        output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        candidates = [output] if isinstance(output, nn.Module) else []
     shape = predicted[:1].shape
     called: list[nn.Module] = []
 
@@ -243,10 +244,8 @@ def _find_head(model: nn.Module, inputs: Mapping[str, Any], predicted: Tensor) -
         if args and isinstance(args[0], Tensor) and args[0].dim() == 3 and args[0].shape[:2] == shape:
             called.append(module)
 
-    candidates = [module for module in model.modules() if module not in inside and module is not model]
     one = {name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()}
-    grad_off = torch.no_grad()
-    with preserved_modes(model), grad_off, _no_function_mode():
+    with preserved_modes(model), torch.no_grad(), _no_function_mode():
         handles = [module.register_forward_pre_hook(watch) for module in candidates]
         try:
             full = _logits(model(**one))

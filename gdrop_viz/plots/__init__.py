@@ -12,8 +12,13 @@ _HOME = {
     "surface_contour": "landscape",
     "surface_3d": "landscape",
     "compare_surfaces": "landscape",
+    "surface_section": "landscape",
+    "surface_radial": "landscape",
+    "spectral_density": "landscape",
     "dropout_rates": "dropout",
-    "comparison": "comparison",
+    "comparison": "finetuning",
+    "paired_differences": "finetuning",
+    "training_curves": "finetuning",
 }
 
 __all__ = [*_HOME]
@@ -22,7 +27,6 @@ __all__ = [*_HOME]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'gdrop_viz.plots' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
-    # a picture may share its name with the module that draws it (plots.comparison): the function wins
     value = getattr(importlib.import_module(f"gdrop_viz.plots.{_HOME[name]}"), name)
     globals()[name] = value
     return value
