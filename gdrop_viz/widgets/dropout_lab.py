@@ -98,6 +98,8 @@ class DropoutLab(RunPanel):
         self.task = task
         self.state = DropoutLabState(
             guided_dropout(lm.model, fisher, lower=0.0, upper=0.1),
+            lower=float(lower),
+            upper=float(upper),
             arms=tuple(arms),
             fraction=float(fraction),
             n_seeds=n_seeds,
@@ -106,8 +108,6 @@ class DropoutLab(RunPanel):
             options=options,
             preamble=tuple(preamble),
         )
-        self.state.set_bounds(lower=float(lower))
-        self.state.set_bounds(upper=float(upper))
         self._build()
         self._connect()
         self.guarded(self._find_results)()
@@ -126,9 +126,12 @@ class DropoutLab(RunPanel):
         self.arms = {arm: ipywidgets.Checkbox(arm in state.arms, description=arm, indent=False) for arm in ARMS}
         for box in self.arms.values():
             box.layout.width = "auto"
-        self.fraction = NumberSlider("data fraction", value=state.fraction, min=0.05, max=1.0, step=0.05)
-        self.seeds = NumberSlider("seeds", value=state.n_seeds, min=1, max=20, step=1, integer=True)
-        self.epochs = NumberSlider("epochs", value=state.epochs, min=1, max=20, step=1, integer=True)
+        # wide enough for what the caller asked for
+        least, most = min(0.05, state.fraction), max(20, state.n_seeds, state.epochs)
+        whole = {"min": 1, "max": most, "step": 1, "integer": True}
+        self.fraction = NumberSlider("data fraction", value=state.fraction, min=least, max=1.0, step=0.05)
+        self.seeds = NumberSlider("seeds", value=state.n_seeds, **whole)
+        self.epochs = NumberSlider("epochs", value=state.epochs, **whole)
         self.preview_chart = Chart(state.preview(), height=250)
         self.curves_chart = Chart(LiveCurves(epochs=state.epochs, arms=[]).picture(), height=220)
         self.result_chart = Chart(no_results(self.task), height=220)

@@ -59,6 +59,17 @@ class DropoutLabState:
     preamble: tuple[str, ...] = ()
     max_rate: float = 0.3
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.lower <= self.upper < 1:
+            raise ValueError(f"expected rates with 0 <= lower <= upper < 1, got lower={self.lower}, upper={self.upper}")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"expected a data fraction above 0 and up to 1, got {self.fraction}")
+        for name in ("n_seeds", "epochs"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"expected {name} to be a whole number of at least 1, got {value!r}")
+        self._check_arms()
+
     def set_bounds(self, *, lower: float | None = None, upper: float | None = None) -> None:
         """Move a bound; the other one is pushed along where they would cross."""
         if lower is not None:

@@ -157,7 +157,8 @@ class NotebookPage:
             "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'",
             timeout=1000 * seconds,
         )
-        assert self.cell_errors() == []
+        if errors := self.cell_errors():
+            raise AssertionError("the notebook shows errors: " + "; ".join(errors))
 
     def run_cell(self, index: int, *, seconds: float = 120) -> None:
         """Run one cell again."""

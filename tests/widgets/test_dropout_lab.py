@@ -56,6 +56,11 @@ def test_moving_a_slider_redraws_all_rates_and_the_code(make_lab):
     assert "reversed" in lab.preview_chart.picture.title
 
 
+def test_the_sliders_reach_what_the_caller_asked_for(make_lab):
+    lab = make_lab(fraction=0.01, n_seeds=40, upper=0.6)
+    assert (lab.fraction.value, lab.seeds.value, lab.upper.value) == (0.01, 40, 0.6)
+
+
 def test_run_trains_the_arms_and_shows_intervals_and_verdict(make_lab, tiny_lm, task):
     lab = make_lab(n_seeds=2)
     lab.run_button.click()

@@ -28,6 +28,23 @@ def test_a_bound_pushes_the_other_one_along(state):
     assert (state.lower, state.upper) == (0.05, 0.05)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"lower": 0.2}, "lower <= upper"),
+        ({"upper": 1.0}, "upper < 1"),
+        ({"fraction": 0.0}, "data fraction"),
+        ({"n_seeds": 0}, "n_seeds"),
+        ({"epochs": 1.5}, "epochs"),
+        ({"arms": ("sideways",)}, "got 'sideways'"),
+    ],
+)
+def test_settings_out_of_range_are_refused_in_one_line(state, setting, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        DropoutLabState(state.ranking, **setting)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_the_preview_shows_the_rate_of_every_site_once(state, kind, tiny_bert, fisher):
     state.set_bounds(lower=0.02)
