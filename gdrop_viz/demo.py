@@ -12,8 +12,8 @@ from gdrop_viz.report import Page
 
 if TYPE_CHECKING:
     from gdrop_viz.dropout import DropoutSchedule
-    from gdrop_viz.fisher import Fisher
     from gdrop_viz.finetuning import Comparison
+    from gdrop_viz.fisher import Fisher
     from gdrop_viz.pretrained import Pretrained
 
 ARMS = ("guided", "standard", "matched-mean uniform", "reversed")
@@ -107,9 +107,7 @@ def _landscape(page: Page, lm: Pretrained, fisher: Fisher, progress: bool) -> No
         ]
         for name in chosen
     }
-    from gdrop_viz.landscape import loss_surfaces
-
-    surfaces = loss_surfaces(lm.model, batches, planes, extent=1.0, points=9, progress=progress)
+    surfaces = gv.loss_surfaces(lm.model, batches, planes, extent=1.0, points=9, progress=progress)
     centre = next(iter(surfaces.values())).centre_loss
     edges = {name: surface.radial()["loss"].iloc[-1] - centre for name, surface in surfaces.items()}
     told = ", ".join(f"{edge:+.2f} nats ({name})" for name, edge in edges.items())
