@@ -16,6 +16,7 @@ sys.path.insert(0, str(DATA))
 
 from held_out import held_out_slice  # noqa: E402
 from recipes import RECIPES  # noqa: E402
+from safetensors.torch import load_file, safe_open  # noqa: E402
 from token_batches import token_stream  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
@@ -85,6 +86,24 @@ def test_bert_mini_beats_the_word_to_the_left():
     for source in ("austen", "brown", "imdb"):
         measured = stated("bert-mini", "held_out.json")["sources"][source]
         assert measured["loss"] < measured["bigram"], source
+
+
+def test_second_moments_belong_to_the_weights():
+    folder = DATA / "models" / "bert-mini"
+    moments = load_file(folder / "exp_avg_sq.safetensors")
+    with safe_open(folder / "exp_avg_sq.safetensors", "pt") as file:
+        assert float(file.metadata()["scale"]) > 0
+    weights = load_file(folder / "model.safetensors")
+    assert {name: tensor.shape for name, tensor in moments.items()} == {n: t.shape for n, t in weights.items()}
+    # rows that no training sequence reached: positions from 128 on, the second sentence of a pair
+    reached = {"position_embeddings": 128, "token_type_embeddings": 1}
+    for name, tensor in moments.items():
+        assert torch.isfinite(tensor).all(), name
+        assert (tensor >= 0).all(), name
+        rows = next((n for part, n in reached.items() if part in name), len(tensor))
+        assert (tensor[rows:] == 0).all(), name
+        # a scale that is too small would leave a tensor empty; the key biases have no gradient but rounding
+        assert name.endswith("key.bias") or (tensor[:rows] > 0).float().mean() > 0.9, name
 
 
 def test_held_out_text_is_held_out():
