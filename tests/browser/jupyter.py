@@ -218,6 +218,8 @@ class NotebookPage:
         )
         size = self.page.viewport_size
         self.page.set_viewport_size({"width": size["width"], "height": max(size["height"], min(int(height), 10_000))})
+        self.page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer')?.scrollTo(0, 0); }")
+        self.page.wait_for_timeout(300)  # JupyterLab and the charts follow the new size
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=path)
         self.page.set_viewport_size(size)
