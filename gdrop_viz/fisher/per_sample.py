@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class Use(ABC):
 
     def rows(self, n: int) -> slice:
         return slice(self.offsets[n], self.offsets[n + 1])
+
+    @property
+    def lengths(self) -> list[int]:
+        return [end - start for start, end in zip(self.offsets, self.offsets[1:], strict=False)]
 
     @property
     def equal_lengths(self) -> int | None:
@@ -52,7 +57,7 @@ class Use(ABC):
 
     def release(self) -> None:
         """Let go of what was kept of forward and backward."""
-        for name in ("known", "brought", "gradients", "reduce", "index", "order"):
+        for name in ("forward", "known", "brought", "gradients", "reduce", "index", "order"):
             if hasattr(self, name):
                 setattr(self, name, None)
 
@@ -67,9 +72,25 @@ class MatrixUse(Use):
     known: Tensor
     transposed: bool
     brought: Tensor | None = None
+    forward: tuple[Tensor, tuple[int, ...]] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.forward = self.known, self.offsets
 
     def receive(self, grad: Tensor) -> None:
+        # every draw of a sampled estimator brings another gradient to the same forward
+        self.known, self.offsets = self.forward
         self.brought = grad.reshape(-1, grad.shape[-1])
+        self._drop_silent_rows()
+
+    def _drop_silent_rows(self) -> None:
+        """Leave out rows without gradient: padding, and in a last layer every position that predicts nothing."""
+        heard = (self.brought != 0).any(-1)
+        counts = torch.stack([part.sum() for part in heard.split(self.lengths)]).tolist()
+        if sum(counts) > 0.8 * len(heard):
+            return
+        self.known, self.brought = self.known[heard], self.brought[heard]
+        self.offsets = (0, *accumulate(counts))
 
     @property
     def left(self) -> Tensor:
@@ -192,7 +213,7 @@ class PulledBackUse(Use):
 # --- squares summed over sequences -----------------------------------------------------------------------------------
 
 # gradients are formed in blocks of this many elements: a block is written, squared and added while it is in the cache
-BLOCK = 1 << 17
+BLOCK = 1 << 16
 
 
 def add_squares(uses: list[Use], scores: Tensor) -> Tensor:
@@ -210,7 +231,8 @@ def add_squares(uses: list[Use], scores: Tensor) -> Tensor:
 
 
 def _add_squares_in_blocks(uses: list[Use], scores: Tensor | None) -> Tensor:
-    first, *others = uses
+    # a product writes its block outright, a look-up needs it cleared first
+    first, *others = sorted(uses, key=lambda use: not isinstance(use, MatrixUse))
     shape = first.shape
     height = shape[0] if shape else 1
     # the chain rule needs whole gradients; everything else is formed block by block of rows
