@@ -143,7 +143,7 @@ def fingerprint(notebook: nbformat.NotebookNode) -> str:
     """Return the sha256 of what the outputs follow from: the code, and the bundled data that it names."""
     code = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     digest = hashlib.sha256(code.encode())
-    models = [path for path in ROOT.glob("data/models/*/model.safetensors") if path.parent.name in code]
+    models = [path for path in ROOT.glob("data/models/*/*.safetensors") if path.parent.name in code]
     tasks = [path for path in ROOT.glob("data/tasks/*.csv") if path.stem in code]
     for path in sorted([*models, *tasks, *ROOT.glob("data/corpus/*heldout*.txt")]):
         digest.update(path.relative_to(ROOT).as_posix().encode())
