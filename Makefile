@@ -11,7 +11,7 @@ PORT   ?= 8888
 # Two threads and no hub: the bundled models need neither more nor the network.
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: lab demo test lint notebooks clean
+.PHONY: lab demo test test-lessons lint notebooks clean
 
 lab: $(STAMP)
 	cd notebooks && "$(abspath $(BIN))/jupyter" lab --port=$(PORT) 00_start_here.ipynb
@@ -19,11 +19,17 @@ lab: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python -m gdrop_viz demo --output build/demo.html
 
-test: $(STAMP)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadscope --durations=12
-	$(BIN)/python -m pytest tests/notebooks -p no:doctest
+# One thread per worker: two workers share a small machine, and spinning threads would only slow each other down.
+ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=.
+
+test: $(STAMP) lint
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope --durations=10 -m "not browser" -p no:nbval
+	$(ONE_THREAD) $(BIN)/python -m pytest -c tests/notebooks/nbval.ini --rootdir=. -n 2 --durations=5 notebooks
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "browser and not lesson" --durations=5 tests/browser
+
+# every lesson in a real JupyterLab and the data-paucity lesson as a Voila app: what nbval cannot see
+test-lessons: $(STAMP)
+	$(BIN)/python -m pytest -m lesson tests/browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

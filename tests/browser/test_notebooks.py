@@ -11,8 +11,10 @@ from tests.browser.jupyter import REPOSITORY
 NOTEBOOKS = sorted(path.name for path in (REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NOTEBOOKS)
+# nbval runs them all in every test run; in the browser only the first one is, unless asked: -m lesson
+@pytest.mark.parametrize(
+    "name", [NOTEBOOKS[0], *(pytest.param(name, marks=pytest.mark.lesson) for name in NOTEBOOKS[1:])]
+)
 def test_the_lesson_runs(open_page, lab, lab_folder, name):
     shutil.copy(REPOSITORY / "notebooks" / name, lab_folder / name)  # what it writes stays out of the repository
     page = open_page()
