@@ -113,6 +113,10 @@ def clean(notebook: nbformat.NotebookNode) -> None:
                 output.metadata.pop(_WIDGET, None)
                 if "image/png" not in output.data:  # a progress bar leaves no picture
                     continue
+            last = kept[-1] if kept else {}
+            if output.output_type == "stream" and output.name == last.get("name"):
+                last["text"] += output.text  # where a stream was cut is chance
+                continue
             kept.append(output)
         cell.outputs = kept
 
