@@ -18,7 +18,8 @@ LESSON = ROOT / "notebooks" / "00_start_here.ipynb"
 def run_as_test(path: Path) -> tuple[int, str]:
     """Run one notebook as `make test` runs the lessons; return pytest's exit status and report."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "tests/notebooks/nbval.ini"), str(path)]
+    settings = str(ROOT / "notebooks" / "pytest.ini")
+    command = [sys.executable, "-m", "pytest", "-c", settings, "--rootdir", str(path.parent), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=path.parent, timeout=600)
     return done.returncode, done.stdout + done.stderr
 

@@ -92,8 +92,9 @@ def test_cleaning_drops_progress_bars_joins_streams_and_keeps_pictures_of_widget
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}}
     bar = nbformat.v4.new_output("display_data", data={**view, "text/plain": "0 %"})
     panel = nbformat.v4.new_output("execute_result", data={**view, "image/png": "aGk=", "text/plain": "rates"})
+    dots = [nbformat.v4.new_output("stream", name="stdout", text=".") for _ in range(3)]
     cell = nbformat.v4.new_code_cell(
-        "lab", outputs=[bar, panel], metadata={"execution": {"iopub.execute_input": "now"}}
+        "lab", outputs=[bar, *dots, panel], metadata={"execution": {"iopub.execute_input": "now"}}
     )
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
     refresh.clean(notebook)
