@@ -24,7 +24,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=.
 
 test: $(STAMP) lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope --durations=10 -m "not browser" -p no:nbval
-	$(ONE_THREAD) $(BIN)/python -m pytest -c tests/notebooks/nbval.ini --rootdir=. -n 2 --durations=5 notebooks
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope --durations=5 notebooks
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "browser and not lesson" --durations=5 tests/browser
 
 # every lesson in a real JupyterLab and the data-paucity lesson as a Voila app: what nbval cannot see
