@@ -24,7 +24,7 @@ def main() -> None:
     folders = [
         folder for folder in sorted((ROOT / "data" / "models").iterdir()) if (folder / "training.json").is_file()
     ]
-    sns.set_theme(style="whitegrid", palette="colorblind")
+    sns.set_theme(style="whitegrid", palette="colorblind", font_scale=0.85)
     figure, panels = plt.subplots(1, len(folders), figsize=(4.6 * len(folders), 3.8), squeeze=False)
     for folder, ax in zip(folders, panels[0], strict=True):
         facts = json.loads((folder / "training.json").read_text())

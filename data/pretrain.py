@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ from budget import Budget, SecondMoments
 from build_corpus import ROOT, WORK
 from export import MODELS, export
 from held_out import as_json, held_out_slice, measure, table, token_losses
-from recipes import MIXTURE, RECIPES, new_model, saved_tokenizer
+from recipes import MIXTURE, RECIPES, Recipe, new_model, saved_tokenizer
 from token_batches import HeldOutBatches, TrainingSteps, token_stream
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import AutoTokenizer, Trainer, TrainingArguments
+from transformers import Adafactor, AutoTokenizer, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 BETAS, EPSILON, WEIGHT_DECAY, CLIP = (0.9, 0.98), 1e-6, 0.01, 1.0
@@ -72,10 +71,15 @@ class Pretrainer(Trainer):
         return SequentialSampler(self.train_dataset)
 
 
-def parameter_groups(model: torch.nn.Module) -> Iterator[dict[str, Any]]:
-    """Yield matrices with weight decay, then biases and norms without."""
-    yield {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY}
-    yield {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
+def optimizer_of(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return Adafactor, or AdamW with weight decay on the matrices only."""
+    if recipe.adafactor:
+        return Adafactor(model.parameters(), lr=recipe.learning_rate, scale_parameter=True, relative_step=False)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, eps=EPSILON)
 
 
 def hardware() -> str:
@@ -112,7 +116,7 @@ def train(name: str, *, minutes: float | None, steps: int | None, seed: int, eve
     (folder / "hardware.txt").write_text(hardware())
 
     model = new_model(name, tokenizer, seed=seed)
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr=recipe.learning_rate, betas=BETAS, eps=EPSILON)
+    optimizer = optimizer_of(model, recipe)
 
     def learning_rate_factor(step: int) -> float:
         return min((step + 1) / recipe.warmup_steps, max(0.0, 1 - budget.done(step)) / DECAY, 1.0)
@@ -146,7 +150,7 @@ def train(name: str, *, minutes: float | None, steps: int | None, seed: int, eve
         eval_dataset=held_out,
         data_collator=lambda items: items[0],
         optimizers=(optimizer, LambdaLR(optimizer, learning_rate_factor)),
-        callbacks=[budget, SecondMoments()],
+        callbacks=[budget, *([SecondMoments()] if recipe.keep_moments else [])],
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, budget.interrupt)
