@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gdrop_viz as gv
+from gdrop_viz._files import atomic_path
 from gdrop_viz.report import Page
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from gdrop_viz.dropout import DropoutSchedule
     from gdrop_viz.finetuning import Comparison
     from gdrop_viz.fisher import Fisher
+    from gdrop_viz.landscape import Surface
     from gdrop_viz.pretrained import Pretrained
 
 ARMS = ("guided", "standard", "matched-mean uniform", "reversed")
@@ -41,9 +45,9 @@ def run_demo(
     page.text(f"{lm.name}, objective {lm.objective}; every figure below was computed by this run.", kind="note")
 
     fisher = _information(page, lm, progress)
-    _landscape(page, lm, fisher, progress)
+    surfaces = _landscape(page, lm, fisher, progress)
     schedule = _dropout(page, lm, fisher)
-    _comparison(
+    result = _comparison(
         page,
         lm,
         schedule,
@@ -54,15 +58,19 @@ def run_demo(
         path=output.parent / "demo-runs",
         progress=progress,
     )
+    picture = output.with_suffix(".png")
+    with atomic_path(picture) as temporary:
+        _overview(fisher, surfaces, schedule, result).savefig(temporary, dpi=110, facecolor="white")
     page.text(f"The walk took {time.monotonic() - start:.0f} s.", kind="note")
     page.write(output)
-    print(f"\nPictures and tables: {output}")
+    print(f"\nPictures and tables: {output}; in one picture: {picture}")
     return output
 
 
-def _say(page: Page, finding: str) -> None:
-    print(f"- {finding}", flush=True)
-    page.text(finding, kind="finding")
+def _say(page: Page, findings: str) -> None:
+    for finding in findings.splitlines():
+        print(f"- {finding}", flush=True)
+        page.text(finding, kind="finding")
 
 
 def _information(page: Page, lm: Pretrained, progress: bool) -> Fisher:
@@ -84,11 +92,13 @@ def _information(page: Page, lm: Pretrained, progress: bool) -> Fisher:
         f"{agreement['agreement']:.3f} (95 % interval {agreement['low']:.3f} to {agreement['high']:.3f}).",
     )
     page.picture(gv.plots.fisher_heatmap(fisher), "Mean Fisher score of each component along the depth")
-    page.picture(gv.plots.fisher_concentration(fisher), "Share of the information carried by the best parameters")
+    page.picture(
+        gv.plots.fisher_concentration(fisher, log=True), "Share of the information carried by the best parameters"
+    )
     return fisher
 
 
-def _landscape(page: Page, lm: Pretrained, fisher: Fisher, progress: bool) -> None:
+def _landscape(page: Page, lm: Pretrained, fisher: Fisher, progress: bool) -> dict[str, Surface]:
     page.heading("2. What happens to the loss when those parameters move?")
     batches = gv.pretraining_batches(lm, n_sequences=32)
     chosen = {
@@ -96,27 +106,26 @@ def _landscape(page: Page, lm: Pretrained, fisher: Fisher, progress: bool) -> No
         "random 1 %": gv.random_k(lm.model, 0.01),
         "bottom 1 %": gv.bottom_k(fisher, 0.01),
     }
-    # equal distance: the same Gaussian draw in as many parameters, scaled to one norm
-    norm = 4.0
+    # equal distance: the same Gaussian draw in as many parameters, scaled to norm 1
     planes = {
         name: [
-            gv.random_direction(
-                lm.model, seed=s, normalize="none", selection=chosen[name], move_vectors=True, norm=norm
-            )
+            gv.random_direction(lm.model, seed=s, normalize="none", selection=chosen[name], move_vectors=True, norm=1.0)
             for s in (0, 1)
         ]
         for name in chosen
     }
-    surfaces = gv.loss_surfaces(lm.model, batches, planes, extent=1.0, points=9, progress=progress)
+    extent = gv.proposed_extent(lm.model, batches, planes["top 1 %"])
+    surfaces = gv.loss_surfaces(lm.model, batches, planes, extent=extent, points=9, progress=progress)
     centre = next(iter(surfaces.values())).centre_loss
     edges = {name: surface.radial()["loss"].iloc[-1] - centre for name, surface in surfaces.items()}
     told = ", ".join(f"{edge:+.2f} nats ({name})" for name, edge in edges.items())
     _say(
         page,
-        f"Moving 1 % of the parameters along random directions of norm {norm:g} from the trained weights (loss "
-        f"{centre:.2f} nats) changes the loss at the farthest points by {told}.",
+        f"Moving 1 % of the parameters along random directions, up to a distance of {extent * 2**0.5:.1f} from the "
+        f"trained weights (loss {centre:.2f} nats), changes the loss at the farthest points by {told}.",
     )
     page.picture(gv.plots.compare_surfaces(surfaces), "Pretraining loss on planes of equal size, one colour scale")
+    return surfaces
 
 
 def _dropout(page: Page, lm: Pretrained, fisher: Fisher) -> DropoutSchedule:
@@ -143,13 +152,28 @@ def _comparison(
     arms = dict(zip(ARMS, (schedule, 0.1, schedule.matched_uniform(), schedule.reversed()), strict=True))
     settings["seeds"] = range(settings["seeds"])
     result = gv.compare(lm, task, arms, progress=progress, **settings)
-    summary = result.summary()
+    summary = result.summary().set_index(["fraction", "arm"])
     print(summary.to_string(float_format=lambda value: f"{value:.4f}"))
     page.table(summary, caption=f"{task.name}: mean over seeds with its 95 % interval, on validation")
     page.picture(gv.plots.comparison(result), "Every run, the mean and its 95 % interval")
     for other in ARMS[1:]:
         _say(page, result.verdict("guided", other))
     return result
+
+
+def _overview(fisher: Fisher, surfaces: dict[str, Surface], schedule: DropoutSchedule, result: Comparison) -> Figure:
+    """The four steps in one picture."""
+    import matplotlib.pyplot as plt
+
+    # a layout of its own for each, so that one picture's legend does not squeeze its neighbour
+    figure = plt.figure(figsize=(13, 8), layout="constrained")
+    axes = [part.subplots() for part in figure.subfigures(2, 2, wspace=0.04, hspace=0.04).flat]
+    gv.plots.fisher_heatmap(fisher, ax=axes[0])
+    gv.plots.surface_radial(surfaces, ax=axes[1], distance=True, title="Loss along random directions, by what moves")
+    gv.plots.dropout_rates(schedule, ax=axes[2])
+    gv.plots.comparison(result, ax=axes[3])
+    plt.close(figure)
+    return figure
 
 
 def _at(curve: object, share: float) -> float:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gdrop_viz.fisher import Fisher
 
 MEASURES = {
-    "mean": "mean Fisher score of the tensors (nats²/unit²)",
-    "weighted mean": "mean Fisher score per parameter (nats²/unit²)",
+    "mean": "mean score of the tensors (nats²/unit²)",
+    "weighted mean": "mean score per parameter (nats²/unit²)",
     "share": "share of all information",
 }
 _STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
@@ -59,7 +59,7 @@ def fisher_profile(
     >>> from gdrop_viz import Fisher
     >>> fisher = Fisher.from_means(pd.Series({"h.0.attn.c_attn.weight": 2.0, "h.1.mlp.c_fc.weight": 1.0}))
     >>> fisher_profile(fisher).get_ylabel()
-    'mean Fisher score of the tensors (nats²/unit²)'
+    'mean score of the tensors (nats²/unit²)'
     """
     _check_measure(measure)
     several = isinstance(fisher, Mapping)
@@ -110,8 +110,8 @@ def fisher_heatmap(fisher: Fisher, *, measure: str = "mean", log: bool = True, a
     >>> import pandas as pd
     >>> from gdrop_viz import Fisher
     >>> fisher = Fisher.from_means(pd.Series({"h.0.attn.c_attn.weight": 2.0, "h.1.mlp.c_fc.weight": 1.0}))
-    >>> fisher_heatmap(fisher).get_xlabel()
-    'component'
+    >>> [label.get_text() for label in fisher_heatmap(fisher).get_xticklabels()]
+    ['attention', 'feed-forward']
     """
     import seaborn
     from matplotlib.colors import LogNorm
@@ -122,7 +122,7 @@ def fisher_heatmap(fisher: Fisher, *, measure: str = "mean", log: bool = True, a
     if log and (table > 0).to_numpy().any():
         table = table.where(table > 0)  # a zero has no logarithm: it stays blank
         norm = LogNorm(table.min().min(), table.max().max())
-    ax = _axes(ax, (6.0, 0.9 + 0.32 * len(table)))
+    ax = _axes(ax, (2.0 + 1.15 * len(table.columns), 1.4 + 0.36 * len(table)))
     seaborn.heatmap(
         table,
         ax=ax,
@@ -133,6 +133,7 @@ def fisher_heatmap(fisher: Fisher, *, measure: str = "mean", log: bool = True, a
     )
     ax.set(xlabel="component", ylabel="layer")
     ax.tick_params(axis="y", rotation=0)
+    ax.set_xticks(ax.get_xticks(), [label.get_text() for label in ax.get_xticklabels()], rotation=25, ha="right")
     ax.set_title(_title({"": fisher}), fontsize=10)
     return ax
 
