@@ -5,8 +5,7 @@ The public names load when they are first used, so that `import gdrop_viz` is qu
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from gdrop_viz._lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -55,20 +54,9 @@ _HOME = {
     "FisherExplorer": "widgets",
     "LandscapeExplorer": "widgets",
     "DropoutLab": "widgets",
+    "plots": "",
 }
 
-__all__ = [*_HOME, "plots"]
+__all__ = [*_HOME]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "plots":
-        return importlib.import_module("gdrop_viz.plots")
-    if name not in _HOME:
-        raise AttributeError(f"module 'gdrop_viz' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
-    value = getattr(importlib.import_module(f"gdrop_viz.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

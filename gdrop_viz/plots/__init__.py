@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from gdrop_viz._lazy import lazy_names
 
 _HOME = {
     "fisher_profile": "fisher",
@@ -23,14 +22,4 @@ _HOME = {
 
 __all__ = [*_HOME]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'gdrop_viz.plots' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
-    value = getattr(importlib.import_module(f"gdrop_viz.plots.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
