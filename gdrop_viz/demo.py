@@ -169,7 +169,7 @@ def _overview(fisher: Fisher, surfaces: dict[str, Surface], schedule: DropoutSch
     figure = plt.figure(figsize=(13, 8), layout="constrained")
     axes = [part.subplots() for part in figure.subfigures(2, 2, wspace=0.04, hspace=0.04).flat]
     gv.plots.fisher_heatmap(fisher, ax=axes[0])
-    gv.plots.surface_radial(surfaces, ax=axes[1], distance=True, title="Loss along random directions, by what moves")
+    gv.plots.surface_radial(surfaces, ax=axes[1], distance=True, title="Loss by what moves")
     gv.plots.dropout_rates(schedule, ax=axes[2])
     gv.plots.comparison(result, ax=axes[3])
     plt.close(figure)

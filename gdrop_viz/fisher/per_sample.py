@@ -212,8 +212,9 @@ class PulledBackUse(Use):
 
 # --- squares summed over sequences -----------------------------------------------------------------------------------
 
-# gradients are formed in blocks of this many elements: a block is written, squared and added while it is in the cache
-BLOCK = 1 << 16
+# Gradients are formed in blocks of this many elements: large enough for a product at full speed, small enough to be
+# squared and added while still in the cache (measured on two cores: 2^16 costs a fifth more than 2^20 on BERT-base).
+BLOCK = 1 << 20
 
 
 def add_squares(uses: list[Use], scores: Tensor) -> Tensor:
