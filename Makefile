@@ -8,13 +8,15 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PORT   ?= 8888
 
-# Two threads and no hub: the bundled models need neither more nor the network.
+# Jupyter refuses to run as root unless told; it listens on this machine alone and asks for its token
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: lab demo test test-lessons lint notebooks clean
 
 lab: $(STAMP)
-	cd notebooks && "$(abspath $(BIN))/jupyter" lab --port=$(PORT) 00_start_here.ipynb
+	cd notebooks && "$(abspath $(BIN))/jupyter" lab --ip=localhost --port=$(PORT) $(AS_ROOT) 00_start_here.ipynb
 
 demo: $(STAMP)
 	$(BIN)/python -m gdrop_viz demo --output build/demo.html
