@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gdrop_viz.finetuning import statistics
@@ -64,6 +64,7 @@ def brute_force_p(differences):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(-20, 20), min_size=2, max_size=8))
+@example([0, 0, 0, 0, 3, -4, -4, 5])
 def test_p_is_the_share_of_sign_flips_at_least_as_extreme(differences):
     # integers, as accuracies are multiples of 1/n: ties must count as ties
     values = np.array(differences) / 160
