@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # threads that wait for each other by spinning cost a busy machine most of its speed: measured 2 s a step, not 8 to 13
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import gdrop_viz as gv
 import torch
 from budget import Budget, SecondMoments
 from build_corpus import ROOT, WORK
@@ -31,7 +32,7 @@ from recipes import MIXTURE, RECIPES, Recipe, new_model, saved_tokenizer
 from token_batches import HeldOutBatches, TrainingSteps, token_stream
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Adafactor, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoTokenizer, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 BETAS, EPSILON, WEIGHT_DECAY, CLIP = (0.9, 0.98), 1e-6, 0.01, 1.0
@@ -72,14 +73,22 @@ class Pretrainer(Trainer):
 
 
 def optimizer_of(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return Adafactor, or AdamW with weight decay on the matrices only."""
-    if recipe.adafactor:
-        return Adafactor(model.parameters(), lr=recipe.learning_rate, scale_parameter=True, relative_step=False)
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, eps=EPSILON)
+    """Return AdamW with weight decay on the matrices only.
+
+    With `proportional_steps` the learning rate of a tensor is the recipe's times the root mean square of its values
+    at the start (Shazeer & Stern 2018, "Adafactor", section 8, for Adam).
+    """
+
+    def group(parameters: list[torch.nn.Parameter], factor: float = 1.0) -> dict[str, Any]:
+        decay = WEIGHT_DECAY if parameters[0].ndim > 1 else 0.0
+        return {"params": parameters, "lr": factor * recipe.learning_rate, "weight_decay": decay}
+
+    parameters = list(model.parameters())
+    if recipe.proportional_steps:
+        groups = [group([p], p.detach().square().mean().sqrt().item()) for p in parameters]
+    else:
+        groups = [group([p for p in parameters if p.ndim > 1]), group([p for p in parameters if p.ndim <= 1])]
+    return torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, fused=True)
 
 
 def hardware() -> str:
@@ -116,6 +125,8 @@ def train(name: str, *, minutes: float | None, steps: int | None, seed: int, eve
     (folder / "hardware.txt").write_text(hardware())
 
     model = new_model(name, tokenizer, seed=seed)
+    if not recipe.dropout:
+        gv.uniform_dropout(model, 0.0).apply(model)
     optimizer = optimizer_of(model, recipe)
 
     def learning_rate_factor(step: int) -> float:

