@@ -15,6 +15,7 @@ _HOME = {
     "pretraining_batches": "corpora",
     "Batches": "corpora",
     "sequence_losses": "objectives",
+    "completions": "completion",
     "fisher_information": "fisher",
     "Fisher": "fisher",
     "top_k": "landscape",
