@@ -1,7 +1,7 @@
 """What is pretraining worth on the labelled tasks? Fine-tunes each bundled model and its untrained twin.
 
-    python data/transfer.py                               # every model and task, pools of 1,000 sentences
-    python data/transfer.py bert-mini --tasks sentiment --sentences all --fractions 1.0
+    python data/transfer.py --bf16                        # every model and task, pools of 1,000 sentences
+    python data/transfer.py bert-mini --tasks sentiment --sentences all --fractions 1.0 --bf16
     python data/describe.py                               # writes the table into data/README.md
 
 The twin has the same configuration and tokenizer and weights drawn anew for each seed; pool, training subset, order of
@@ -39,15 +39,17 @@ def untrained(lm: gv.Pretrained, *, seed: int) -> gv.Pretrained:
     return replace(lm, model=model.eval(), name=f"{lm.name}, untrained")
 
 
-def measure(name: str, task_name: str, *, sentences: int | None, fractions: list[float], seed: int) -> pd.DataFrame:
+def measure(
+    name: str, task_name: str, *, sentences: int | None, fractions: list[float], seed: int, bf16: bool
+) -> pd.DataFrame:
     """Fine-tune one model on one task from both starts and return one row per start and share of the data."""
     lm, task = gv.load_pretrained(name), gv.load_task(task_name)
     pool = task.subset(n_train=sentences, n_validation=VALIDATION)
+    arguments = {"bf16": True, "use_cpu": not torch.cuda.is_available()} if bf16 else {}
+    settings = {"seeds": [seed], "path": WORK / "transfer" / f"{name}-{task_name}", "training_arguments": arguments}
     tables = []
     for start, model in (("pretrained", lm), ("random", untrained(lm, seed=seed))):
-        arms = {start: 0.1}
-        path = WORK / "transfer" / f"{name}-{task_name}"
-        result = gv.compare(model, pool, arms, fractions=fractions, seeds=[seed], path=path, progress=False)
+        result = gv.compare(model, pool, {start: 0.1}, fractions=fractions, progress=False, **settings)
         scores = result.scores().rename(columns={"arm": "start"})
         tables.append(scores.assign(n_train=(scores.pop("fraction") * len(pool.train)).round().astype(int)))
     return pd.concat(tables).assign(model=name, task=task_name, metric=task.metrics[0])
@@ -75,13 +77,15 @@ def main() -> None:
     parser.add_argument("--sentences", type=number_or_all, default=1000, help='size of the pool, or "all"')
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.1])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--bf16", action="store_true", help="mixed precision, in about two thirds of the time")
     options = parser.parse_args()
+    runs = {"sentences": options.sentences, "fractions": options.fractions, "bf16": options.bf16}
     if unknown := set(options.models) - set(MODELS):
         parser.error(f"expected models among {', '.join(MODELS)}, got {', '.join(sorted(unknown))}")
     for seed in range(options.seeds):
         for name in options.models or MODELS:
             for task in options.tasks:
-                rows = measure(name, task, sentences=options.sentences, fractions=options.fractions, seed=seed)
+                rows = measure(name, task, seed=seed, **runs)
                 keep(rows)
                 print(rows.to_string(index=False, header=False), flush=True)
 
