@@ -25,7 +25,7 @@ from recipes import RECIPES
 
 import gdrop_viz as gv
 
-MODELS, TASKS = tuple(RECIPES), ("sentiment", "rating", "acceptability")
+MODELS, TASKS, STARTS = tuple(RECIPES), ("sentiment", "rating", "acceptability"), ("pretrained", "random")
 TABLE = ROOT / "data" / "transfer.csv"
 KEY = ["model", "task", "n_train", "start", "metric", "seed"]
 VALIDATION = 1000
@@ -40,15 +40,23 @@ def untrained(lm: gv.Pretrained, *, seed: int) -> gv.Pretrained:
 
 
 def measure(
-    name: str, task_name: str, *, sentences: int | None, fractions: list[float], seed: int, bf16: bool
+    name: str,
+    task_name: str,
+    *,
+    starts: list[str],
+    sentences: int | None,
+    fractions: list[float],
+    seed: int,
+    bf16: bool,
 ) -> pd.DataFrame:
-    """Fine-tune one model on one task from both starts and return one row per start and share of the data."""
+    """Fine-tune one model on one task and return one row per start and share of the data."""
     lm, task = gv.load_pretrained(name), gv.load_task(task_name)
     pool = task.subset(n_train=sentences, n_validation=VALIDATION)
     arguments = {"bf16": True, "use_cpu": not torch.cuda.is_available()} if bf16 else {}
     settings = {"seeds": [seed], "path": WORK / "transfer" / f"{name}-{task_name}", "training_arguments": arguments}
     tables = []
-    for start, model in (("pretrained", lm), ("random", untrained(lm, seed=seed))):
+    for start in starts:
+        model = lm if start == "pretrained" else untrained(lm, seed=seed)
         result = gv.compare(model, pool, {start: 0.1}, fractions=fractions, progress=False, **settings)
         scores = result.scores().rename(columns={"arm": "start"})
         tables.append(scores.assign(n_train=(scores.pop("fraction") * len(pool.train)).round().astype(int)))
@@ -74,12 +82,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", help=f"default: {', '.join(MODELS)}")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--sentences", type=number_or_all, default=1000, help='size of the pool, or "all"')
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.1])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--bf16", action="store_true", help="mixed precision, in about two thirds of the time")
     options = parser.parse_args()
-    runs = {"sentences": options.sentences, "fractions": options.fractions, "bf16": options.bf16}
+    runs = {key: getattr(options, key) for key in ("starts", "sentences", "fractions", "bf16")}
     if unknown := set(options.models) - set(MODELS):
         parser.error(f"expected models among {', '.join(MODELS)}, got {', '.join(sorted(unknown))}")
     for seed in range(options.seeds):
