@@ -100,7 +100,7 @@ def paper_protocol(
             task = task.subset(n_train=n_train, n_validation=n_validation, seed=seed)
             options = {"fractions": fractions, "seeds": [seed], "epochs": epochs, "path": Path(path) / name}
             parts.append(compare(lm, task, arms, **{**TRAINING, **options, **settings}))
-        results[name] = _joined(parts)
+        results[name] = Comparison.joined(parts)
     return results
 
 
@@ -190,15 +190,6 @@ def _fisher(lm: Pretrained, path: Path, texts: str | None, n_sequences: int) -> 
     path.mkdir(parents=True, exist_ok=True)
     fisher.save(file)
     return fisher
-
-
-def _joined(parts: Sequence[Comparison]) -> Comparison:
-    """One comparison of several that differ in their seeds."""
-    import pandas as pd
-
-    metadata = {**parts[0].metadata, "seeds": [seed for part in parts for seed in part.metadata["seeds"]]}
-    metadata["complete"] = all(part.metadata["complete"] for part in parts)
-    return Comparison(pd.concat([part.runs for part in parts], ignore_index=True), parts[0].metric, metadata)
 
 
 def _with_interval(row: pd.Series) -> str:

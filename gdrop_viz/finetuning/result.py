@@ -6,7 +6,7 @@ import html
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -230,6 +230,35 @@ class Comparison:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"{path} holds no saved comparison of this version of gdrop_viz")
         return cls(run_table(content["runs"]), content["metric"], content["metadata"])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Comparison]) -> Comparison:
+        """Return one comparison of several that differ in their seeds (each seed may have a task or arms of its own).
+
+        Raises
+        ------
+        ValueError
+            If there is none, or a run comes in two of them.
+        """
+        import pandas as pd
+
+        parts = list(parts)
+        if not parts:
+            raise ValueError("expected at least one comparison to join, got none")
+        runs = pd.concat([part.runs for part in parts], ignore_index=True)
+        repeated = runs[runs.duplicated(["arm", "fraction", "seed", "epoch", "split", "metric"])]
+        if not repeated.empty:
+            first = repeated.iloc[0]
+            raise ValueError(
+                f"expected comparisons of different seeds, but {first['arm']!r} at {percent(first['fraction'])} of the "
+                f"data with seed {first['seed']} came more than once"
+            )
+        metadata = {
+            **parts[0].metadata,
+            "seeds": [seed for part in parts for seed in part.metadata.get("seeds", ())],
+            "complete": all(part.metadata.get("complete", True) for part in parts),
+        }
+        return cls(runs, parts[0].metric, metadata)
 
     def __repr__(self) -> str:
         runs = len(self.runs.drop_duplicates(["arm", "fraction", "seed"]))
