@@ -138,7 +138,7 @@ def run_studies(
                 fractions=study.fractions,
                 seeds=[seed],
                 path=runs / study.name,
-                **{"epochs": EPOCHS, "learning_rate": study.learning_rate, **settings},
+                **{"epochs": EPOCHS, "learning_rate": study.learning_rate, "evaluate": "end", **settings},
             )
             parts[study].append(part)
             result = gv.Comparison.joined(parts[study])

@@ -113,7 +113,7 @@ def beside_published(results: dict[str, Comparison]) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for task, result in results.items():
+    for task, result in by_validation_set(results).items():
         summary = result.summary().set_index(["arm", "fraction"])
         against = {arm: result.paired("guided", arm).set_index("fraction") for arm in ("standard", "matched mean")}
         for fraction in result.fractions:
@@ -131,6 +131,16 @@ def beside_published(results: dict[str, Comparison]) -> pd.DataFrame:
             row["seeds"] = int(summary.loc[("guided", fraction), "n"])
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def by_validation_set(results: dict[str, Comparison]) -> dict[str, Comparison]:
+    """Return the results with an entry more, "mnli (mismatched)", for each further validation set."""
+    named = {}
+    for task, result in results.items():
+        for split in result.validation_sets:
+            further = split.removeprefix("validation").strip("_")
+            named[f"{task} ({further})" if further else task] = result.on(split)
+    return named
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -169,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         glue=options.glue,
     )
     print(beside_published(results).to_string(index=False))
-    for task, result in results.items():
+    for task, result in by_validation_set(results).items():
         for arm in ("standard", "matched mean"):
             for line in result.verdict("guided", arm).splitlines():
                 print(f"{task}: {line}")

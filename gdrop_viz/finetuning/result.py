@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,27 @@ class Comparison:
     def metrics(self) -> list[str]:
         """Metrics of the validation split, the loss among them."""
         return list(self.runs.loc[self.runs["split"] == "validation", "metric"].unique())
+
+    @property
+    def validation_sets(self) -> list[str]:
+        """Names of the sets that were scored: "validation", and MNLI's "validation_mismatched"."""
+        return [split for split in self.runs["split"].unique() if split != "train"]
+
+    def on(self, validation_set: str) -> Comparison:
+        """Return the comparison as scored on another of its validation sets; tables, tests and plots then show that.
+
+        Raises
+        ------
+        ValueError
+            If no run was scored on it.
+        """
+        if validation_set not in self.validation_sets:
+            raise ValueError(f"validation_set must be one of {', '.join(self.validation_sets)}, got {validation_set!r}")
+        if validation_set == "validation":
+            return self
+        runs = self.runs[self.runs["split"].isin(["train", validation_set])]
+        runs = runs.assign(split=runs["split"].replace(validation_set, "validation")).reset_index(drop=True)
+        return replace(self, runs=runs, metadata={**self.metadata, "validation_set": validation_set})
 
     def scores(self, metric: str | None = None) -> pd.DataFrame:
         """Return the validation score of each run after its last epoch: columns arm, fraction, seed, value.
@@ -280,7 +301,7 @@ class Comparison:
         )
 
     def _title(self) -> str:
-        parts = [self.metadata.get("task"), self.metadata.get("model"), self.metric]
+        parts = [*(self.metadata.get(key) for key in ("task", "validation_set", "model")), self.metric]
         return ", ".join(str(part) for part in parts if part)
 
     def _intervals(self, table: pd.DataFrame, keys: list[str], confidence: float) -> pd.DataFrame:

@@ -189,7 +189,7 @@ def _title(result: Comparison, counts: Any, *more: str) -> str:
     seeds = sorted(set(counts))
     over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     shown = "one seed, so no interval" if seeds == [1] else f"mean and 95 % interval, {over}"
-    names = [str(result.metadata[key]) for key in ("task", "model") if result.metadata.get(key)]
+    names = [str(result.metadata[key]) for key in ("task", "validation_set", "model") if result.metadata.get(key)]
     return "\n".join(filter(None, [", ".join([*names, *more]), shown]))
 
 

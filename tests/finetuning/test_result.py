@@ -77,6 +77,33 @@ def test_only_seeds_that_both_arms_ran_are_paired():
     assert both.paired("a", "b")["n"].tolist() == [2]
 
 
+def test_seeds_are_joined(scores):
+    parts = [made_up({key: values[i : i + 1] for key, values in scores.items()}, seeds=[i]) for i in range(len(scores))]
+    joined, whole = Comparison.joined(parts), made_up({key: values[: len(parts)] for key, values in scores.items()})
+    pd.testing.assert_frame_equal(joined.paired("guided", "none"), whole.paired("guided", "none"))
+    assert joined.arms == whole.arms
+    with pytest.raises(ValueError, match="'standard' at 100 % of the data with seed 1 came more than once"):
+        Comparison.joined([*parts, parts[1]])
+    with pytest.raises(ValueError, match="at least one comparison"):
+        Comparison.joined([])
+
+
+def test_another_validation_set(result, scores):
+    """MNLI is scored on two sets."""
+    other = result.runs[result.runs["split"] == "validation"].assign(split="validation_mismatched")
+    other["value"] += 0.1 * (other["arm"] == "guided")
+    both = Comparison(pd.concat([result.runs, other], ignore_index=True), "accuracy", {"task": "glue/mnli"})
+    assert both.validation_sets == ["validation", "validation_mismatched"]
+    assert both.summary().equals(result.summary()), "the first set unless told otherwise"
+    mismatched = both.on("validation_mismatched")
+    difference = scores["guided", 1.0] - scores["standard", 1.0]
+    found = mismatched.paired("guided", "standard").set_index("fraction")["mean"]
+    assert found[1.0] == pytest.approx(difference.mean() + 0.1)
+    assert "validation_mismatched" in mismatched._repr_html_()
+    with pytest.raises(ValueError, match="must be one of validation, validation_mismatched, got 'test'"):
+        both.on("test")
+
+
 def test_the_last_epoch_counts(result):
     assert (result.scores()["value"] > 0.5).all()
 
