@@ -157,6 +157,30 @@ class Comparison:
         table = pd.DataFrame(rows)
         return table.assign(p_holm=statistics.holm(table["p"]))
 
+    def change_with_data(
+        self, a: str, b: str, fraction: float, reference: float, metric: str | None = None, *, confidence: float = 0.95
+    ) -> pd.Series:
+        """Return by how much a - b is larger at `fraction` of the data than at `reference`, seed by seed.
+
+        The claim "a helps more when data are scarce" is about this difference of differences; that one share shows a
+        significant gain and the other does not is no test of it. Index: mean, low, high, std, n (seeds that have all
+        four runs), p (sign-flip test).
+
+        Raises
+        ------
+        ValueError
+            If an arm, a fraction or the metric is unknown.
+        """
+        import pandas as pd
+
+        unknown = {fraction, reference} - set(self.fractions)
+        if unknown:
+            raise ValueError(f"fraction must be among {', '.join(map(str, self.fractions))}, got {unknown.pop()!r}")
+        by_seed = self.differences(a, b, metric).pivot(index="seed", columns="fraction", values="value")
+        pairs = by_seed[[fraction, reference]].dropna()
+        test = statistics.paired_test(pairs[fraction].to_numpy(), pairs[reference].to_numpy(), confidence=confidence)
+        return pd.Series(test._asdict())
+
     def seeds_needed(
         self,
         effect: float,

@@ -77,6 +77,19 @@ def test_only_seeds_that_both_arms_ran_are_paired():
     assert both.paired("a", "b")["n"].tolist() == [2]
 
 
+def test_a_change_with_the_data_against_scipy(result, scores):
+    """The difference of differences: is the gain larger where data are scarce?"""
+    gain = {fraction: scores["guided", fraction] - scores["standard", fraction] for fraction in (1.0, 0.25)}
+    change = result.change_with_data("guided", "standard", 0.25, 1.0)
+    interval = scipy.stats.ttest_rel(gain[0.25], gain[1.0]).confidence_interval()
+    assert (change["low"], change["high"]) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert change["mean"] == pytest.approx((gain[0.25] - gain[1.0]).mean())
+    assert change["n"] == 7
+    assert 2 / 2**7 <= change["p"] <= 1
+    with pytest.raises(ValueError, match=r"fraction must be among 1\.0, 0\.25, got 0\.5"):
+        result.change_with_data("guided", "standard", 0.5, 1.0)
+
+
 def test_seeds_are_joined(scores):
     parts = [made_up({key: values[i : i + 1] for key, values in scores.items()}, seeds=[i]) for i in range(len(scores))]
     joined, whole = Comparison.joined(parts), made_up({key: values[: len(parts)] for key, values in scores.items()})
