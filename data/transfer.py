@@ -53,7 +53,8 @@ def measure(
     lm, task = gv.load_pretrained(name), gv.load_task(task_name)
     pool = task.subset(n_train=sentences, n_validation=VALIDATION)
     arguments = {"bf16": True, "use_cpu": not torch.cuda.is_available()} if bf16 else {}
-    settings = {"seeds": [seed], "path": WORK / "transfer" / f"{name}-{task_name}", "training_arguments": arguments}
+    path = WORK / "transfer" / f"{name}-{task_name}"
+    settings = {"seeds": [seed], "path": path, "evaluate": "end", "training_arguments": arguments}
     tables = []
     for start in starts:
         model = lm if start == "pretrained" else untrained(lm, seed=seed)
