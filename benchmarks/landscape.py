@@ -1,13 +1,13 @@
 """What does a loss surface cost above pure inference, and beside the naive way and other tools?
 
-    python benchmarks/landscape.py                       # bert-mini, 5 x 5 points
-    python benchmarks/landscape.py --model random --points 9 --rounds 5
+    python benchmarks/landscape.py                       # a BERT of 5.4M parameters, 5 x 5 points
+    python benchmarks/landscape.py --model bert-mini --points 9 --rounds 5
 
 The unit is `points` x one plain no-grad pass over the same batches, with the head at predicted positions only. The
 contestants take turns in one process; the figure is the median of the rounds' ratios of CPU time (user + system, all
 threads), which a busy machine disturbs least, and wall time beside it. The naive way is what the paper's authors do:
 at each point load the model from disk, add the directions, mask the text anew, and evaluate with the full head. Peers
-(`pip install landscaper loss-landscapes`) are measured if they are installed, with the plain pass as their loss.
+are measured if they are installed (landscape_peers.py), with the plain pass as their loss.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gdrop_viz as gv
+from benchmarks.landscape_peers import installed_peers
 from gdrop_viz.landscape import Direction, loss_surface, random_direction
 
 
@@ -74,37 +75,6 @@ def naive_surface(folder: str, batches: Sequence[Any], plane: Sequence[Direction
                 model(**{**batch, "labels": ids.masked_fill(~masked, -100)})
 
 
-def peers(
-    model: torch.nn.Module, batches: Any, plane: Sequence[Direction], points: int
-) -> dict[str, Callable[[], Any]]:
-    """The other tools that are installed, each on the same number of points."""
-    found: dict[str, Callable[[], Any]] = {}
-    with contextlib.suppress(ImportError):
-        from landscaper.compute import compute_loss_landscape
-
-        whole = [
-            [direction.vectors.get(name, torch.zeros_like(p)) for name, p in model.named_parameters()]
-            for direction in plane
-        ]
-        found["landscaper"] = lambda: compute_loss_landscape(
-            model, batches, whole, plain_pass, steps=points, dim=2, device="cpu"
-        )
-    with contextlib.suppress(ImportError):
-        import loss_landscapes
-        from loss_landscapes.metrics import Metric
-
-        class Loss(Metric):
-            def __call__(self, wrapped: Any) -> float:
-                return plain_pass(model, batches)
-
-        found["loss-landscapes"] = lambda: (
-            loss_landscapes.random_plane(  # its filter normalisation divides by zero on the padding row
-                model, Loss(), distance=1, steps=points, normalization="layer"
-            )
-        )
-    return found
-
-
 def timed(contestant: Callable[[], Any]) -> tuple[float, float]:
     """CPU and wall seconds; what it prints is swallowed."""
     cpu, wall = time.process_time(), time.perf_counter()
@@ -116,7 +86,7 @@ def timed(contestant: Callable[[], Any]) -> tuple[float, float]:
 def main() -> None:
     """Print one row per contestant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="bert-mini", help='bundled name, folder, hub id, or "random"')
+    parser.add_argument("--model", default="random", help='bundled name, folder, hub id, or "random"')
     parser.add_argument("--points", type=int, default=5, help="per axis")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -142,7 +112,7 @@ def main() -> None:
             f"{n} plain passes": unit,
             "gdrop_viz, every point on disk": ours,
             "naive": lambda: naive_surface(folder, batches, plane, given.points),
-            **peers(model, batches, plane, given.points),
+            **installed_peers(model, batches, plane, given.points, plain_pass),
         }
         contestants = {name: run for name, run in contestants.items() if name not in given.skip}
         plain_pass(model, batches)  # warm up

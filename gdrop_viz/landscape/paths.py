@@ -79,8 +79,7 @@ class LossLine:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LossLine:
         """Read a line that `save` wrote, or that `loss_line` kept in its `path`."""
-        surface = Surface.load(path)
-        return cls(replace(surface, x=_exact(surface.x)))
+        return _line(Surface.load(path))
 
     def __repr__(self) -> str:
         ends = f"{self.loss[self.t == 0][0]:.4f} to {self.loss[self.t == 1][0]:.4f} nats"
@@ -186,7 +185,7 @@ def loss_line(
     # whole steps on either side keep 0 and 1 on the grid
     grid = (-extra * step, 1 + extra * step)
     surface = loss_surface(model, batches, way, [grid], points + 2 * extra, label=label, **settings)
-    return LossLine(replace(surface, x=_exact(surface.x)))
+    return _line(surface)
 
 
 def project_trajectory(
@@ -259,9 +258,11 @@ def trajectory_directions(
     return found[0], found[1]
 
 
-def _exact(t: np.ndarray) -> np.ndarray:
-    """Put t = 1 exactly on the grid, where the spacing has rounded it away."""
-    return np.where(np.abs(t - 1) < 1e-9, 1.0, t)
+def _line(surface: Surface) -> LossLine:
+    # the spacing may have rounded t = 1 away
+    t = np.where(np.abs(surface.x - 1) < 1e-9, 1.0, surface.x)
+    axis = "t (0: the first checkpoint, 1: the second)"
+    return LossLine(replace(surface, x=t, metadata={**surface.metadata, "axis": axis}))
 
 
 def _some(checkpoints: Sequence[Checkpoint]) -> Sequence[Checkpoint]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import LogNorm, to_rgb
 
-from gdrop_viz.landscape import SpectralDensity, Surface, Trajectory
+from gdrop_viz.landscape import SpectralDensity, Surface, Trajectory, loss_line
 from gdrop_viz.plots.landscape import (
     compare_surfaces,
     spectral_density,
@@ -16,6 +16,7 @@ from gdrop_viz.plots.landscape import (
     surface_radial,
     surface_section,
 )
+from tests.conftest import random_bert
 
 X = np.linspace(-1, 1, 11)
 X[5] = 0
@@ -86,6 +87,19 @@ def test_clipping_is_stated_with_its_share():
     assert "clipped" not in words(surface_contour(surface))
 
 
+def test_what_is_clipped_has_the_colour_beyond_the_last_level():
+    filled = surface_contour(bowl(), clip=4.0).collections[0]
+    assert filled.extend == "max"
+    beyond = filled.get_paths()[-1]
+    assert {(1.0, 1.0), (1.0, -1.0)} <= {tuple(vertex) for vertex in beyond.vertices.round(6)}
+    assert tuple(filled.get_facecolors()[-1]) == tuple(filled.cmap(filled.norm(1e9)))
+
+
+def test_a_line_between_checkpoints_says_what_its_ends_are(tiny_bert, tiny_batches):
+    line = loss_line(tiny_bert, random_bert(seed=1), tiny_batches[:1], points=3, progress=False)
+    assert surface_section(line.surface).get_xlabel() == "t (0: the first checkpoint, 1: the second)"
+
+
 def test_diverged_points_stay_blank_and_are_counted():
     loss = bowl().loss.copy()
     loss[0, 0], loss[1, 0] = np.inf, np.nan
@@ -111,6 +125,7 @@ def test_panels_share_one_scale():
     limits = {ax.collections[0].get_clim() for ax in figure.axes[:2]}
     assert limits == {(min(s.loss.min() for s in surfaces.values()), max(s.loss.max() for s in surfaces.values()))}
     assert [ax.get_title() for ax in figure.axes[:2]] == ["shallow", "steep"]
+    assert [bool(ax.get_ylabel()) for ax in figure.axes[:2]] == [True, False]  # said once
     heights = {ax.get_zlim() for ax in compare_surfaces(surfaces, kind="3d").axes[:2]}
     assert len(heights) == 1
     logarithmic = compare_surfaces(surfaces, log=True)

@@ -37,7 +37,7 @@ def surface_contour(
     log
         Colours and levels on a logarithmic scale of the loss.
     clip
-        Draw everything above this loss in the last colour; the title says how many points that are.
+        Draw everything above this loss in the colour beyond the last level; the title says how many points that are.
     limits
         Lowest and highest loss of the colour scale (to share it with other pictures); default: the surface's own.
     trajectory
@@ -50,7 +50,9 @@ def surface_contour(
         return surface_section(surface, ax=ax, log=log, title=title)
     ax = axes_or_new(ax)
     scale = LossScale.of([surface], log=log, clip=clip, limits=limits)
-    losses = scale.clipped(filled_in(surface))
+    losses = filled_in(surface)
+    # what lies above the scale keeps its value, so that it gets the colour beyond the last level
+    losses = np.where(np.isfinite(losses), np.maximum(losses, scale.low), np.nan)
     bounds = scale.levels(levels)
     filled = ax.contourf(
         surface.x, surface.y, losses.T, levels=bounds, norm=scale.norm, cmap=COLORMAP, extend=scale.extend([surface])

@@ -10,6 +10,7 @@ from gdrop_viz.plots.landscape.curves import surface_radial, surface_section
 from gdrop_viz.plots.landscape.page import subplots
 from gdrop_viz.plots.landscape.scale import COLORMAP, LOSS, LossScale, plain_ticks
 from gdrop_viz.plots.landscape.sheet import surface_3d
+from gdrop_viz.plots.landscape.words import axis_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +50,9 @@ def compare_surfaces(
     draw = surface_3d if kind == "3d" else surface_contour
     for ax, (name, surface) in zip(grid.flat, surfaces.items()):  # noqa: B905 (the last panels may stay empty)
         draw(surface, ax=ax, log=log, clip=clip, limits=(scale.low, scale.high), colorbar=False, title=name)
+    if kind == "contour" and len({axis_label(surface, 1) for surface in surfaces.values()}) == 1:
+        for ax in grid[:, 1:].flat:
+            ax.set_ylabel("")  # the first column says it for all
     for ax in grid.flat[len(surfaces) :]:
         ax.set_visible(False)
     from matplotlib.cm import ScalarMappable

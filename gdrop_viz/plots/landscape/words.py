@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def axis_label(surface: Surface, axis: int) -> str:
     """What one unit of the axis is: a multiple of which direction, at which norm."""
+    if "axis" in surface.metadata:
+        return surface.metadata["axis"]
     directions = surface.metadata.get("directions", [])
     if axis >= len(directions):
         return f"{'xy'[axis]} (multiples of the direction)"
