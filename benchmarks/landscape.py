@@ -32,11 +32,11 @@ from benchmarks.landscape_peers import installed_peers
 from gdrop_viz.landscape import Direction, loss_surface, random_direction
 
 
-def the_model(name: str) -> tuple[Any, Any]:
+def the_model(name: str, n_sequences: int) -> tuple[Any, Any]:
     """The model and its batches: a bundled or hub model on its corpus, or "random": a 4 x 256 BERT on random tokens."""
     if name != "random":
         lm = gv.load_pretrained(name)
-        return lm.model, gv.pretraining_batches(lm, n_sequences=32, batch_size=16, max_length=128)
+        return lm.model, gv.pretraining_batches(lm, n_sequences=n_sequences, batch_size=16, max_length=128)
     from transformers import BertConfig, BertForMaskedLM
 
     torch.manual_seed(0)
@@ -44,8 +44,8 @@ def the_model(name: str) -> tuple[Any, Any]:
         vocab_size=8000, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
     )
     batches = []
-    for _ in range(2):
-        ids = torch.randint(5, 8000, (16, 128))
+    for first in range(0, n_sequences, 16):
+        ids = torch.randint(5, 8000, (min(16, n_sequences - first), 128))
         labels = ids.masked_fill(torch.rand(ids.shape) >= 0.15, -100)
         labels[:, 0] = ids[:, 0]
         batches.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
@@ -88,12 +88,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="random", help='bundled name, folder, hub id, or "random"')
     parser.add_argument("--points", type=int, default=5, help="per axis")
+    parser.add_argument("--sequences", type=int, default=32, help="at each point, 128 tokens each")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--skip", nargs="*", default=[], help="contestants to leave out, such as naive")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    model, batches = the_model(given.model)
+    model, batches = the_model(given.model, given.sequences)
     plane = [random_direction(model, seed=seed) for seed in (0, 1)]
     n = given.points**2
     with tempfile.TemporaryDirectory() as folder:
@@ -117,12 +118,18 @@ def main() -> None:
         contestants = {name: run for name, run in contestants.items() if name not in given.skip}
         plain_pass(model, batches)  # warm up
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
-        for _ in range(given.rounds):
-            for name, contestant in contestants.items():
-                seconds[name].append(timed(contestant))
+        with contextlib.suppress(KeyboardInterrupt):  # the rounds that are whole are shown all the same
+            for number in range(given.rounds):
+                for name, contestant in contestants.items():
+                    seconds[name].append(timed(contestant))
+                print(f"round {number + 1} of {given.rounds}", file=sys.stderr, flush=True)
+    whole = min(map(len, seconds.values()))
+    if not whole:
+        sys.exit("interrupted before the first round was whole")
+    seconds = {name: times[:whole] for name, times in seconds.items()}
     units = seconds[f"{n} plain passes"]
     size = sum(p.numel() for p in model.parameters())
-    print(f"{type(model).__name__}, {size:,} parameters, {n} points, {given.rounds} rounds, {given.threads} threads")
+    print(f"{type(model).__name__}, {size:,} parameters, {n} points, {whole} rounds, {given.threads} threads")
     print(f"{'':32}{'CPU s':>9}{'x plain':>9}{'(range)':>15}{'wall s':>9}{'x plain':>9}")
     for name, times in seconds.items():
         cpu = [own[0] / unit[0] for own, unit in zip(times, units, strict=True)]

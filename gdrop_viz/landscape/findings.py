@@ -30,6 +30,11 @@ class LandscapeFindings:
         the Hessian's block) and its standard_error over probes, fisher (sum of the scores on the same text).
     settings
         Model -> how it was measured.
+
+    >>> from gdrop_viz.bundled import data_folder
+    >>> findings = LandscapeFindings.load(data_folder() / "landscape_findings")
+    >>> "bert-mini" in findings.settings
+    True
     """
 
     rises: pd.DataFrame

@@ -370,6 +370,17 @@ def test_a_pool_of_processes_gives_identical_results(tmp_path):
     assert (Surface.load(tmp_path / "s.h5").sequence_losses == here.sequence_losses).all()
 
 
+def test_dask_gives_identical_results():
+    from distributed import Client
+
+    settings = dict(points=3, progress=False, loss=words.word_losses)
+    here = loss_surface(words.scorer(), words.batches(), words.plane(), **settings)
+    cluster = dict(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None)
+    with Client(**cluster) as client, client.get_executor() as executor:
+        there = loss_surface(words.scorer(), words.batches(), words.plane(), executor=executor, **settings)
+    assert (there.sequence_losses == here.sequence_losses).all()
+
+
 class Counting(ThreadPoolExecutor):
     """Counts the points that are sent together with the model."""
 
