@@ -38,6 +38,8 @@ _HOME = {
     "hessian_spectrum": "landscape",
     "hessian_trace": "landscape",
     "hessian_density": "landscape",
+    "LandscapeFindings": "landscape",
+    "measure_landscape": "landscape",
     "dropout_sites": "dropout",
     "DropoutSite": "dropout",
     "guided_dropout": "dropout",

@@ -33,5 +33,27 @@ def demo(
     run_demo(output, model=model, task=task, n_train=n_train, seeds=seeds)
 
 
+@app.command()
+def landscape(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Bundled names, folders or hub ids; default: all bundled.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for <model>.json; default: the bundled one.")] = None,
+    work: Annotated[Path, typer.Option(help="Where unfinished measurements are kept.")] = Path("runs/landscape"),
+    directions: Annotated[int, typer.Option(help="Random directions of each comparison.")] = 8,
+) -> None:
+    """Measure how the loss rises along informative and other parameters, beside the Hessian. Goes on where it was."""
+    from gdrop_viz.bundled import bundled_models, data_folder
+    from gdrop_viz.landscape import measure_landscape
+    from gdrop_viz.pretrained import load_pretrained
+
+    for model in models or bundled_models():
+        found = measure_landscape(
+            load_pretrained(model), output or data_folder() / "landscape_findings", work=work, n_directions=directions
+        )
+        for verdict in found.verdicts():
+            print(f"- {verdict}", flush=True)
+
+
 if __name__ == "__main__":
     app(prog_name="python -m gdrop_viz")

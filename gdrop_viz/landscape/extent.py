@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from gdrop_viz.landscape.directions import Direction
-from gdrop_viz.landscape.evaluation import Batch, PointEvaluator, checked
+from gdrop_viz.landscape.evaluation import Batch, checked, evaluating
 from gdrop_viz.objectives import Loss
 
 _PROBE_SEQUENCES = 32
@@ -44,7 +44,7 @@ def proposed_extent(
         n_sequences += len(next(iter(batch.values())))
         if n_sequences >= _PROBE_SEQUENCES:
             break
-    with PointEvaluator(model, few, {"": directions}, loss, {}) as evaluate:
+    with evaluating(model, few, {"": directions}, loss) as evaluate:
 
         def mean_rise(radius: float) -> float:
             ends = [

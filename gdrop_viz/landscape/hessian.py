@@ -133,6 +133,15 @@ class Hessian:
         """Cut a flat vector into the entries of each tensor, in the order of `names`."""
         return np.split(vector, np.cumsum(self.sizes)[:-1])
 
+    def places(self, part: Selection) -> np.ndarray:
+        """Return where the elements of `part` stand in a flat vector; those that H is not over are left out."""
+        part = part.on(self._model)
+        inside = []
+        for name in self.names:
+            mask, chosen = part.mask(name), self._chosen[name]
+            inside.append(mask.reshape(-1) if chosen is None else mask[chosen.cpu()])
+        return torch.cat(inside).nonzero().squeeze(1).numpy()
+
     def _unflattened(self, vector: np.ndarray) -> list[Tensor]:
         out = []
         for block, (name, parameter) in zip(
