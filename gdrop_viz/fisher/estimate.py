@@ -307,7 +307,9 @@ class _Run:
             history=pd.DataFrame(sums.history_rows(), columns=names),
             metadata={
                 "model": type(self.model).__name__,
-                "heads": int(getattr(getattr(self.model, "config", None), "num_attention_heads", 0) or 0),
+                "heads": self._of_config("num_attention_heads"),
+                "key value heads": self._of_config("num_key_value_heads") or None,
+                "restricted": len(self.parameters) < len(list(self.model.parameters())),
                 "draws": self.objective.draws,
                 "seed": self.objective.seed,
                 "text checksum": checksum,
@@ -316,6 +318,10 @@ class _Run:
                 "ended": ended,
             },
         )
+
+    def _of_config(self, name: str) -> int:
+        value = getattr(getattr(self.model, "config", None), name, None)
+        return value if isinstance(value, int) else 0
 
 
 def _module(model: Any) -> nn.Module:
