@@ -85,7 +85,9 @@ def compare(
     ------
     ValueError, TypeError
         Before any training: no or unknown arms, a schedule of another model, fractions or seeds out of range or twice,
-        a fraction that leaves a class empty, settings out of range.
+        a fraction that leaves a class empty, settings out of range, a damaged file in `path`.
+    RuntimeError, OSError
+        Before any training: another comparison is at work in `path`, or nothing can be written there.
 
     >>> result = compare(lm, task, {"standard": 0.1, "none": None}, seeds=range(10), path="runs/")  # doctest: +SKIP
     >>> print(result.verdict("none", "standard"))  # doctest: +SKIP
@@ -126,8 +128,9 @@ def compare(
             for arm, description in descriptions.items()
         },
     }
-    ledger = Ledger(runs, RunStore.open(path), metadata, metric=task.metrics[0], on_event=on_event, progress=progress)
-    with ledger, limited_threads(threads):
+    store = RunStore.open(path)
+    told = {"metric": task.metrics[0], "on_event": on_event, "progress": progress}
+    with store.held(), limited_threads(threads), Ledger(runs, store, metadata, **told) as ledger:
         if executor is not None:
             spread(executor, ledger, lm, task, arms, hyperparameters, stop=stop)
         else:
