@@ -21,7 +21,7 @@ from gdrop_viz.finetuning.ledger import Ledger, Run
 from gdrop_viz.finetuning.result import Comparison
 from gdrop_viz.finetuning.spread import limited_threads, spread
 from gdrop_viz.finetuning.store import RunStore
-from gdrop_viz.finetuning.train import Hyperparameters, default_learning_rate, run_rows, training_subset
+from gdrop_viz.finetuning.train import Hyperparameters, check_inputs, default_learning_rate, run_rows, training_subset
 
 if TYPE_CHECKING:
     from gdrop_viz.pretrained import Pretrained
@@ -92,6 +92,7 @@ def compare(
     >>> result = compare(lm, task, {"standard": 0.1, "none": None}, seeds=range(10), path="runs/")  # doctest: +SKIP
     >>> print(result.verdict("none", "standard"))  # doctest: +SKIP
     """
+    check_inputs(lm, task)
     fractions, seeds = _checked_fractions(fractions), _checked_seeds(seeds)
     if learning_rate is None:
         learning_rate = default_learning_rate(lm)

@@ -15,7 +15,6 @@ from gdrop_viz.landscape.evaluation import PointValue
 from gdrop_viz.landscape.fingerprint import check_same
 from gdrop_viz.landscape.surface import Surface
 
-
 logger = logging.getLogger(__name__)
 
 

@@ -22,7 +22,14 @@ import numpy as np
 
 from gdrop_viz._files import atomic_path, unwritable
 from gdrop_viz._sealed import DamagedFile
-from gdrop_viz.landscape.surface_seal import POINTS, SEAL, difference, fixed_checksum, point_checksum
+from gdrop_viz.landscape.surface_seal import (
+    POINTS,
+    SEAL,
+    all_point_checksums,
+    checked_points,
+    fixed_checksum,
+    point_checksum,
+)
 
 if TYPE_CHECKING:
     from gdrop_viz.landscape.surface import Surface
@@ -84,10 +91,12 @@ def _surface(file: Any, path: str | os.PathLike[str]) -> Surface:
         )
     flat = file["train_loss"][()].astype(np.float64).ravel()
     known = file["evaluated"][()].astype(bool).ravel() if "evaluated" in file else flat != UNKNOWN
+    readable = np.ones_like(known)
     if SEAL in file or POINTS in file:
-        wrong = difference(file, known)
-        if wrong:
-            raise DamagedFile(f"{os.fspath(path)!r} is damaged ({wrong}); {_REMEDY}")
+        try:
+            known, readable = checked_points(file, known)
+        except (ValueError, KeyError) as error:
+            raise DamagedFile(f"{os.fspath(path)!r} is damaged ({error}); {_REMEDY}") from None
     metadata = json.loads(file["metadata"][()]) if "metadata" in file else {}
     if "dir_file" in file and "metadata" not in file:
         name = file["dir_file"][()]
@@ -96,9 +105,9 @@ def _surface(file: Any, path: str | os.PathLike[str]) -> Surface:
     others.update(file.get("metrics", {}))
     extra: dict[str, Any] = {}
     if "standard_error" in file:
-        extra["standard_error"] = plane(file["standard_error"][()].ravel())
+        extra["standard_error"] = plane(np.where(readable, file["standard_error"][()].ravel(), np.nan))
     if "sequence_losses" in file:
-        extra["sequence_losses"] = plane(file["sequence_losses"][()])
+        extra["sequence_losses"] = plane(np.where(readable[:, np.newaxis], file["sequence_losses"][()], np.nan))
     return Surface(
         x,
         y,
@@ -212,17 +221,7 @@ def _write_hdf5(surface: Surface, path: Path) -> None:
         for name, values in surface.metrics.items():
             metrics[name] = flat(values).reshape(surface.loss.shape)
         file["metadata"] = json.dumps(surface.metadata)
-        file[POINTS] = _point_checksums(file)
-
-
-def _point_checksums(file: Any) -> np.ndarray:
-    means, errors = file["train_loss"][()].ravel(), file["standard_error"][()].ravel()
-    metrics = [file["metrics"][name][()].ravel() for name in sorted(file["metrics"])]
-    losses = file["sequence_losses"][()] if "sequence_losses" in file else [None] * len(means)
-    return np.array(
-        [point_checksum(i, means[i], errors[i], losses[i], [m[i] for m in metrics]) for i in range(len(means))],
-        dtype=np.uint64,
-    )
+        file[POINTS] = all_point_checksums(file, flat(surface.evaluated))
 
 
 def _write_csv(surface: Surface, path: Path) -> None:

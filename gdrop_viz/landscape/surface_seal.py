@@ -19,13 +19,30 @@ POINTS = "point_checksums"  # of each point, in the order of train_loss
 PER_POINT = ("train_loss", "standard_error", "sequence_losses")
 
 
-def point_checksum(index: int, mean: float, error: float, losses: np.ndarray | None, metrics: Iterable[float]) -> int:
-    """64 bits of the sha256 of everything that is known of the point with this number."""
-    digest = hashlib.sha256(str(index).encode())
+def point_checksum(
+    index: int, mean: float, error: float, losses: np.ndarray | None, metrics: Iterable[float], *, known: bool = True
+) -> int:
+    """64 bits of the sha256 of everything that is known of the point with this number, and whether it is known."""
+    digest = hashlib.sha256(f"{index} {known}".encode())
     numbers = [mean, error, *metrics]
     for part in (numbers, () if losses is None else losses):
         digest.update(np.asarray(part, dtype=np.float64).tobytes())
     return int.from_bytes(digest.digest()[:8], "little")
+
+
+def all_point_checksums(file: Mapping[str, Any], known: np.ndarray) -> np.ndarray:
+    """`point_checksum` of every point of an open HDF5 file, of which `known` (flat) are known."""
+    arrays = {name: file[name][()] for name in PER_POINT if name in file}
+    losses = arrays.get("sequence_losses", [None] * known.size)
+    metrics = [file["metrics"][name][()].ravel() for name in sorted(file["metrics"])]
+    means, errors = arrays["train_loss"].ravel(), arrays["standard_error"].ravel()
+    return np.array(
+        [
+            point_checksum(i, means[i], errors[i], losses[i], [m[i] for m in metrics], known=bool(known[i]))
+            for i in range(known.size)
+        ],
+        dtype=np.uint64,
+    )
 
 
 def fixed_checksum(file: Mapping[str, Any]) -> str:
@@ -45,18 +62,16 @@ def fixed_checksum(file: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def difference(file: Mapping[str, Any], known: np.ndarray) -> str | None:
-    """What in an open HDF5 file is not as it was written, in words, or None; `known`: which points, flat."""
+def checked_points(file: Mapping[str, Any], marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which points of an open HDF5 file are known, and which hold anything to be read; `marked`: marked as known, flat.
+
+    A point that is whole but not marked was being marked when its run was killed: it is known. One that fits neither
+    was being written: it holds nothing. Raises ValueError, in words, if anything has changed since it was written.
+    """
     if file[SEAL][()].decode("ascii", "replace") != fixed_checksum(file):
-        return "its coordinates or texts have changed"
-    arrays = {name: file[name][()] for name in PER_POINT if name in file}
-    n = known.size
-    losses = arrays["sequence_losses"] if "sequence_losses" in arrays else [None] * n
-    metrics = [file["metrics"][name][()].ravel() for name in sorted(file["metrics"])]
-    means, errors = arrays["train_loss"].ravel(), arrays["standard_error"].ravel()
+        raise ValueError("its coordinates or texts have changed")
     written = file[POINTS][()].ravel()
-    for index in np.flatnonzero(known):
-        found = point_checksum(index, means[index], errors[index], losses[index], [m[index] for m in metrics])
-        if found != int(written[index]):
-            return f"its point {index} has changed"
-    return None
+    whole = written == all_point_checksums(file, np.ones_like(marked))
+    if (changed := np.flatnonzero(marked & ~whole)).size:
+        raise ValueError(f"its point {changed[0]} has changed")
+    return whole, whole | (written == all_point_checksums(file, np.zeros_like(marked)))
