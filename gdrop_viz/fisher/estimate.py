@@ -128,6 +128,7 @@ def fisher_information(
     ):
         done = saved.restore(run.sums)
         bar.update(run.sums.n_sequences)
+        logger.info("%s: %d sequences, %s, %s", type(model).__name__, total, estimator, resolution)
         run.trust(batches[0])
         for count, index in enumerate(mine):
             if count < done:

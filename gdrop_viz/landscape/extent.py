@@ -27,8 +27,9 @@ def proposed_extent(
     """Return an extent that shows basin and walls: twice the radius at which the loss has risen by `rise` nats.
 
     The radius is bracketed by doubling or halving and then bisected twice, on the mean over ± each direction and
-    about the first 32 sequences; it is rounded to two digits. A surface that never rises so far gets 64. Raises ValueError
-    for a rise that is not above 0, and as `loss_surface` does.
+    about the first 32 sequences; it is rounded to two digits. A surface that never rises so far gets 64.
+
+    Raises ValueError for a rise that is not above 0, and as `loss_surface` does.
 
     >>> import torch
     >>> from gdrop_viz.landscape import random_direction

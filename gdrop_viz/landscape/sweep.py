@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import numbers
 import os
 import threading
@@ -37,6 +38,8 @@ from gdrop_viz.landscape.grid import coarse_to_fine, coordinates
 from gdrop_viz.landscape.growing import GrowingSurface
 from gdrop_viz.landscape.surface import Surface, surface_path
 from gdrop_viz.objectives import Loss
+
+logger = logging.getLogger(__name__)
 
 Job = tuple[str, tuple[int, ...], tuple[float, ...]]  # plane, index, coefficients
 
@@ -241,6 +244,7 @@ def _filled(
         for label in planes
         if not growing[label].evaluated[index]
     ]
+    logger.info("%d points to evaluate on %d surfaces", len(jobs), len(planes))
     arguments = (model, batches_kept, planes, loss, metrics)
     source = _here(arguments, jobs, stop) if executor is None else _by_workers(executor, arguments, jobs, stop)
     total = len(order) * len(planes)

@@ -31,7 +31,7 @@ class Injected(RuntimeError):
 
 
 class FailAt:
-    """A forward hook that fails once, in the n-th forward: with an error, KeyboardInterrupt, or the signal of Ctrl-C."""
+    """A forward hook that fails once, in the n-th forward: with an error, KeyboardInterrupt, or SIGINT."""
 
     def __init__(self, n: int, how: str) -> None:
         self.n, self.how, self.calls = n, how, itertools.count()
@@ -58,7 +58,8 @@ def _shared() -> dict[str, Any]:
     fisher = gv.fisher_information(lm.model, batches, progress=False)
     plane = [gv.random_direction(lm.model, seed=seed) for seed in (0, 1)]
     task = gv.Task("animals", train=animal_rows(16, seed=0), validation=animal_rows(8, seed=1))
-    return {"tokenizer": lm.tokenizer, "batches": batches, "fisher": fisher, "plane": plane, "task": task}
+    end = random_bert(1)
+    return {"end": end, "tokenizer": lm.tokenizer, "batches": batches, "fisher": fisher, "plane": plane, "task": task}
 
 
 def subject(seed: int = 0) -> nn.Module:
@@ -112,7 +113,6 @@ def _quiet_hessian(function: Callable[..., Any], **settings: Any) -> Callable[[n
 
 
 CALLS: dict[str, Callable[[nn.Module], Any]] = {
-    "sequence_losses": lambda model: gv.sequence_losses(model, _shared()["batches"][0]),
     "fisher_information": _fisher,
     "fisher_information, tensors": lambda model: _fisher(model, resolution="tensor"),
     "fisher_information, loop": lambda model: _fisher(model, method="loop"),
@@ -124,7 +124,7 @@ CALLS: dict[str, Callable[[nn.Module], Any]] = {
         model, _shared()["batches"], dict(zip("ab", _shared()["plane"], strict=True)), points=3, progress=False
     ),
     "proposed_extent": lambda model: gv.proposed_extent(model, _shared()["batches"], _shared()["plane"][0]),
-    "loss_line": lambda model: gv.loss_line(model, random_bert(1), _shared()["batches"], 3, progress=False),
+    "loss_line": lambda model: gv.loss_line(model, _shared()["end"], _shared()["batches"], 3, progress=False),
     "gradient_direction": lambda model: gv.gradient_direction(model, _shared()["batches"]),
     "hessian_spectrum": _quiet_hessian(gv.hessian_spectrum, k=1, max_iterations=1, basis=4),
     "hessian_trace": _quiet_hessian(gv.hessian_trace, n_probes=2),
