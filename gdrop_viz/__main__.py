@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gdrop_viz.logs import show_log
+
 app = typer.Typer(
     help="See where a pretrained language model keeps its information, and what guided dropout does with it.",
     no_args_is_help=True,
@@ -15,8 +17,20 @@ app = typer.Typer(
 
 
 @app.callback()
-def main() -> None:
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print what the package logs while it works.")] = False,
+) -> None:
     """gdrop_viz: Fisher information, loss landscapes and guided dropout of pretrained language models."""
+    if verbose:
+        show_log()
+
+
+@app.command()
+def problem() -> None:
+    """Print versions, device and settings for a report of a problem; nothing private is in it."""
+    from gdrop_viz.problem_report import problem_report
+
+    print(problem_report())
 
 
 @app.command()

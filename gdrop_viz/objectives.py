@@ -131,13 +131,20 @@ def check_batch(model: nn.Module, batch: Any, *, loss: Loss | None = None, where
             f"make batches with max_length={positions} or less."
         )
     vocabulary = getattr(config, "vocab_size", None)
-    if isinstance(ids, Tensor) and isinstance(vocabulary, int) and ids.numel() and int(ids.max()) >= vocabulary:
-        raise ValueError(
-            f"{where} holds the token id {int(ids.max())}, the model knows ids below {vocabulary}; "
-            "was it made with another model's tokenizer?"
-        )
+    if isinstance(ids, Tensor) and isinstance(vocabulary, int) and ids.numel():
+        bad = next((int(x) for x in (ids.max(), ids.min()) if not 0 <= int(x) < vocabulary), None)
+        if bad is not None:
+            raise ValueError(
+                f"{where} holds the token id {bad}, the model knows ids from 0 and below {vocabulary}; "
+                "was it made with another model's tokenizer?"
+            )
     if labels.dim() != 2 or labels.is_floating_point():
         return
+    if isinstance(ids, Tensor) and not is_encoder_decoder(model) and labels.shape != ids.shape:
+        raise ValueError(
+            f"{where} has labels of shape {tuple(labels.shape)} for token ids of shape {tuple(ids.shape)}; "
+            "give one label per token, -100 where nothing is predicted."
+        )
     known = labels[labels != IGNORED]
     if isinstance(vocabulary, int) and known.numel() and not 0 <= int(known.min()) <= int(known.max()) < vocabulary:
         raise ValueError(f"{where} has labels outside 0 .. {vocabulary - 1} (and -100); was it made for another model?")

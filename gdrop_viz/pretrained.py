@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from gdrop_viz._checksums import verify, write_checksums
 from gdrop_viz._hub import explained_failures, hub_has, looks_like_path, quiet_libraries
 from gdrop_viz.bundled import bundled_models, data_folder
 
@@ -64,11 +65,12 @@ class Pretrained:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write weights (safetensors), config and tokenizer to `folder`, for `load_pretrained(folder)`."""
+        """Write weights (safetensors), config, tokenizer and their checksums to `folder`, for `load_pretrained`."""
         folder = Path(folder)
         with quiet_libraries():
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+        write_checksums(folder)
         return folder
 
     def __repr__(self) -> str:
@@ -115,7 +117,8 @@ def load_pretrained(
     RuntimeError
         If the repository is gated, the hub cannot be reached, or a file is damaged.
     ValueError
-        If the revision or the objective is wrong, no objective fits the architecture, or the checkpoint holds no
+        If a bundled model, or a folder written by `Pretrained.save`, differs from its checksums,
+        if the revision or the objective is wrong, no objective fits the architecture, or the checkpoint holds no
         language-modelling head: its loss would be that of random weights.
 
     >>> load_pretrained("bert-mini").objective
@@ -126,6 +129,8 @@ def load_pretrained(
     if objective is not None:
         _check_objective(objective)
     source, label = _locate(os.fspath(name))
+    if Path(source).is_dir():
+        verify(Path(source))
     with explained_failures("model", label, revision=revision, instead=_bundled_hint()), quiet_libraries():
         from transformers import AutoConfig, AutoTokenizer
 

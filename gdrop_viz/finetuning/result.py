@@ -12,7 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdrop_viz._files import atomic_path
+from gdrop_viz._sealed import load_json, save_json
 from gdrop_viz.finetuning import statistics
 from gdrop_viz.finetuning.store import RunStore
 from gdrop_viz.finetuning.train import COLUMNS
@@ -250,8 +250,7 @@ class Comparison:
             for name, values in self.runs.to_dict("list").items()
         }
         content = {"format": FORMAT, "metric": self.metric, "metadata": dict(self.metadata), "runs": columns}
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+        save_json(path, content)
         return Path(path)
 
     @classmethod
@@ -266,15 +265,13 @@ class Comparison:
         path = Path(path)
         if path.is_dir():
             return _from_folder(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"expected a file or folder with a saved comparison, but {path} does not exist")
+        remedy = "name a file of result.save(path) or a folder of compare(path=...)"
+        kind = "a saved comparison of this version of gdrop_viz"
+        content = load_json(path, kind=kind, names=("metric", "metadata", "runs"), form=FORMAT, remedy=remedy)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} holds no saved comparison: it is not JSON") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"{path} holds no saved comparison of this version of gdrop_viz")
-        return cls(run_table(content["runs"]), content["metric"], content["metadata"])
+            return cls(run_table(content["runs"]), content["metric"], dict(content["metadata"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"expected {kind}, but {path} holds something else ({error}); {remedy}") from None
 
     @classmethod
     def joined(cls, parts: Sequence[Comparison]) -> Comparison:

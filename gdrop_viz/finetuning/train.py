@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from gdrop_viz._expect import expect
 from gdrop_viz._hub import quiet_libraries
 from gdrop_viz._state import preserved_rng
 from gdrop_viz.finetuning.arms import Arm, WeightDecayArm, apply_arm, weight_decay_of
@@ -191,6 +192,7 @@ def fine_tune(
 
     >>> fine_tune(lm, task, 0.1, epochs=1)  # doctest: +SKIP
     """
+    check_inputs(lm, task)
     hyperparameters = Hyperparameters(
         epochs=epochs, learning_rate=default_learning_rate(lm) if learning_rate is None else learning_rate, **settings
     )
@@ -200,6 +202,15 @@ def fine_tune(
         fraction=fraction,
         seed=seed,
     )
+
+
+def check_inputs(lm: object, task: object) -> None:
+    """Raise TypeError unless the two are a pretrained model with its tokenizer and a labelled task."""
+    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.tasks import Task
+
+    expect(lm, Pretrained, "lm", "load_pretrained")
+    expect(task, Task, "task", "load_task")
 
 
 def training_subset(task: Task, fraction: float, seed: int) -> Dataset:

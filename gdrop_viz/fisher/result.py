@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz._files import atomic_path
+from gdrop_viz._sealed import load_tensors, save_tensors
 from gdrop_viz.anatomy import places_of
 
 if TYPE_CHECKING:
@@ -261,8 +260,6 @@ class Fisher:
         """Write one safetensors file: scores, means, errors and history as tensors, the rest as JSON in its header."""
         from importlib.metadata import version
 
-        from safetensors.torch import save_file
-
         names = list(self.means.index)
         header = {
             "kind": _KIND,
@@ -282,9 +279,8 @@ class Fisher:
             "history": torch.tensor(np.ascontiguousarray(self.history.to_numpy(dtype=float))),
         }
         for name, score in (self.scores or {}).items():
-            tensors[f"scores/{name}"] = score.contiguous()
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"gdrop_viz": json.dumps(header)})
+            tensors[f"scores/{name}"] = score
+        save_tensors(path, "gdrop_viz", header, tensors)
 
     @classmethod
     def load(cls, path: str | Path, *, model: nn.Module | None = None) -> Fisher:
@@ -293,19 +289,11 @@ class Fisher:
         Raises FileNotFoundError, or ValueError if the file is damaged, of another kind, or does not fit the model.
         """
         import pandas as pd
-        from safetensors import SafetensorError, safe_open
 
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path} is no file; Fisher.save(path) writes one.")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("gdrop_viz", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(
-                f"{path} is damaged or not a safetensors file ({error}); estimate and save again."
-            ) from None
+        header, tensors = load_tensors(path, "gdrop_viz", remedy="estimate and save again")
         if header.get("kind") != _KIND:
             raise ValueError(f"{path} is no Fisher information; Fisher.save(path) writes such a file.")
         if header.get("version") != _VERSION:

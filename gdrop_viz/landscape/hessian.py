@@ -57,6 +57,9 @@ class Hessian:
             for name, parameter in model.named_parameters()
             if parameter.is_floating_point() and (selection is None or name in selection.masks)
         }
+        bad = next((name for name, p in self._parameters.items() if not bool(torch.isfinite(p).all())), None)
+        if bad is not None:
+            raise ValueError(f"expected finite weights, got NaN or infinity in {bad!r}; load sound weights first")
         self._chosen = {
             name: None if selection is None or selection.is_whole(name) else selection.mask(name).to(parameter.device)
             for name, parameter in self._parameters.items()

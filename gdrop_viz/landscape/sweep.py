@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import numbers
 import os
 import threading
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gdrop_viz._files import exclusive
 from gdrop_viz._interrupts import interruptible
 from gdrop_viz._progress import progress_bar
 from gdrop_viz.landscape.directions import Direction
@@ -38,6 +40,8 @@ from gdrop_viz.landscape.grid import coarse_to_fine, coordinates
 from gdrop_viz.landscape.growing import GrowingSurface
 from gdrop_viz.landscape.surface import Surface, surface_path
 from gdrop_viz.objectives import Loss
+
+logger = logging.getLogger(__name__)
 
 Job = tuple[str, tuple[int, ...], tuple[float, ...]]  # plane, index, coefficients
 
@@ -109,7 +113,8 @@ def loss_surface(
     The points come from coarse to fine. The weights are moved in place and are the same bits afterwards, also after
     an exception or an interrupt. A point with a loss that is not finite is recorded as it is.
 
-    Raises ValueError or TypeError before any work for bad arguments or a file that belongs to another computation.
+    Raises ValueError or TypeError before any work for bad arguments or a file that belongs to another computation,
+    RuntimeError if another run is writing the file.
 
     >>> from gdrop_viz.landscape import random_direction
     >>> model = nn.Linear(2, 1)
@@ -182,9 +187,35 @@ def _computed(
     if extent is None:
         extent = max(proposed_extent(model, batches_kept, directions, loss=loss) for directions in planes.values())
     axes = _axes(extent, points, n_axes)
-    x, y = axes[0], axes[1] if n_axes == 2 else None
     n_sequences = sum(len(next(iter(batch.values()))) for batch in batches_kept)
     text = text_checksum(batches, batches_kept)
+    with ExitStack() as held:
+        for path in filter(None, paths.values()):
+            held.enter_context(exclusive(path))
+        return _filled(
+            model, batches_kept, planes, axes, paths, text, n_sequences,
+            metrics=metrics, loss=loss, progress=progress, executor=executor, on_point=on_point, stop=stop,
+        )  # fmt: skip
+
+
+def _filled(
+    model: nn.Module,
+    batches_kept: list[Batch],
+    planes: dict[str, list[Direction]],
+    axes: list[np.ndarray],
+    paths: Mapping[str, Path | None],
+    text: str,
+    n_sequences: int,
+    *,
+    metrics: dict[str, Metric],
+    loss: Loss | None,
+    progress: bool,
+    executor: Executor | None,
+    on_point: Callable[[SurfacePoint], Any] | None,
+    stop: threading.Event | None,
+) -> dict[str, Surface]:
+    """The surfaces on the grid `axes`, whatever their files hold already taken as it is."""
+    x, y = axes[0], axes[1] if len(axes) == 2 else None
     growing: dict[str, GrowingSurface] = {}
     weights = model_checksum(model) if any(paths.values()) else None
     for label, directions in planes.items():
@@ -207,6 +238,7 @@ def _computed(
         for label in planes
         if not growing[label].evaluated[index]
     ]
+    logger.info("%d points to evaluate on %d surfaces", len(jobs), len(planes))
     arguments = (model, batches_kept, planes, loss, metrics)
     total = len(order) * len(planes)
     done = total - len(jobs)

@@ -173,7 +173,7 @@ class TestSaveAndLoad:
         with pytest.raises(FileNotFoundError, match="no finished run"):
             Comparison.load(tmp_path)
         (tmp_path / "a.json").write_text("{}")
-        with pytest.raises(ValueError, match="holds no saved comparison"):
+        with pytest.raises(ValueError, match="is not a saved comparison"):
             Comparison.load(tmp_path / "a.json")
         (tmp_path / "b.json").write_text("{")
         with pytest.raises(ValueError, match="not JSON"):
