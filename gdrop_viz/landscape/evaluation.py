@@ -119,7 +119,8 @@ def evaluating(
     device = next(iter(model.parameters())).device
     # once, not at every point
     batches = [{name: value.to(device) for name, value in batch.items()} for batch in batches]
-    with preserved_modes(model), preserved_rng():
+    # the grad mode too: an interrupt may strike between the end of a no_grad block and its exit
+    with torch.set_grad_enabled(torch.is_grad_enabled()), preserved_modes(model), preserved_rng():
         if loss is None:
             # finds the head (and bad batches) at the trained weights, whatever the first point is
             first = {name: value[:1] for name, value in batches[0].items()}
