@@ -48,7 +48,7 @@ def demo(
 
 
 @app.command()
-def landscape(
+def landscape_findings(
     models: Annotated[
         list[str] | None, typer.Argument(help="Bundled names, folders or hub ids; default: all bundled.")
     ] = None,

@@ -50,7 +50,7 @@ class LandscapeFindings:
         files = [path] if path.is_file() else sorted(path.glob("*.json"))
         if not files:
             raise FileNotFoundError(
-                f"expected findings in {os.fspath(path)!r}, got none; measure: python -m gdrop_viz landscape"
+                f"expected findings in {os.fspath(path)!r}, got none; measure: python -m gdrop_viz landscape-findings"
             )
         found = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
         tables = {

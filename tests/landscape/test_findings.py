@@ -131,5 +131,5 @@ def test_what_is_bundled_is_read():
 
 
 def test_a_folder_without_findings_says_how_to_get_them(tmp_path):
-    with pytest.raises(FileNotFoundError, match="python -m gdrop_viz landscape"):
+    with pytest.raises(FileNotFoundError, match="python -m gdrop_viz landscape-findings"):
         LandscapeFindings.load(tmp_path)
