@@ -54,8 +54,11 @@ def transfer_table(scores: pd.DataFrame) -> str:
     lines.append("|---|---|---|---:|---|---|---|---:|")
     groups = scores.groupby(["model", "task", "metric", "n_train"], sort=False)
     for (model, task, metric, n_train), group in groups:
-        pairs = group.pivot(index="seed", columns="start", values="value").dropna()
-        start = [mean_interval(pairs[name]) for name in ("pretrained", "random")]
+        pairs = group.pivot(index="seed", columns="start", values="value").reindex(columns=["pretrained", "random"])
+        pairs = pairs.dropna()
+        if pairs.empty:  # only one of the two starts has been run
+            continue
+        start = [mean_interval(pairs[name]) for name in pairs]
         gain = paired_test(pairs["pretrained"], pairs["random"])
         shown = " | ".join(f"{100 * i.mean:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})" for i in (*start, gain))
         lines.append(f"| {model} | {task} | {metric} | {n_train:,} | {shown} | {len(pairs)} |")
