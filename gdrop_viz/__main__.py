@@ -7,16 +7,24 @@ from typing import Annotated
 
 import typer
 
+from gdrop_viz.commands.compare import compare
+from gdrop_viz.commands.fisher import fisher
+from gdrop_viz.commands.landscape import landscape
+from gdrop_viz.commands.report import report
+
 app = typer.Typer(
-    help="See where a pretrained language model keeps its information, and what guided dropout does with it.",
+    help="""See where a pretrained language model keeps its information, and what guided dropout does with it.
+
+    A study in four commands that share one folder: `fisher`, `landscape`, `compare`, then `report` for a page of what
+    was found. `demo` does all of it once, small. Every command explains itself: add `--help`.""",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 
 
-@app.callback()
-def main() -> None:
-    """gdrop_viz: Fisher information, loss landscapes and guided dropout of pretrained language models."""
+for command in (fisher, landscape, compare, report):
+    app.command()(command)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +13,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from gdrop_viz._hub import explained_failures, hub_has, looks_like_path, quiet_libraries
+from gdrop_viz._downloads import verified_downloads
+from gdrop_viz._hub import explained_failures, hub_has, looks_like_path, only_cached, quiet_libraries
 from gdrop_viz.bundled import bundled_models, data_folder
 
 Objective = Literal["mlm", "clm", "span"]
@@ -113,7 +115,8 @@ def load_pretrained(
     FileNotFoundError
         If there is no such model; the line names the bundled ones.
     RuntimeError
-        If the repository is gated, the hub cannot be reached, or a file is damaged.
+        If the repository is gated, the hub cannot be reached, or a file is damaged: what is downloaded is held against
+        the checksums that the hub announces.
     ValueError
         If the revision or the objective is wrong, no objective fits the architecture, or the checkpoint holds no
         language-modelling head: its loss would be that of random weights.
@@ -126,12 +129,19 @@ def load_pretrained(
     if objective is not None:
         _check_objective(objective)
     source, label = _locate(os.fspath(name))
-    with explained_failures("model", label, revision=revision, instead=_bundled_hint()), quiet_libraries():
+    is_local = Path(source).exists()
+    with (
+        explained_failures("model", label, revision=revision, instead=_bundled_hint()),
+        quiet_libraries(),
+        nullcontext() if is_local else verified_downloads(source, "model"),
+    ):
         from transformers import AutoConfig, AutoTokenizer
 
-        if not Path(source).exists() and not hub_has(source, filename="config.json", revision=revision):
+        if not is_local and not hub_has(source, filename="config.json", revision=revision):
             raise ValueError("the repository has no config.json, so it holds no transformers model")
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
+        if not is_local:
+            options["local_files_only"] = only_cached(source, filename="config.json", revision=revision)
         config = AutoConfig.from_pretrained(source, **options)
         objective = objective or objective_of(config)
         _require_fitting(objective, config)

@@ -144,8 +144,8 @@ def fisher_information(
             done = count + 1
         else:
             done = len(mine)
-        if checkpoint is not None and reason == "all sequences":
-            saved.write(run.sums, len(mine))
+        if checkpoint is not None and reason in ("all sequences", "stopped"):
+            saved.write(run.sums, done)
     if not run.sums.n_sequences:
         raise KeyboardInterrupt("stopped before the first batch was complete: there is no Fisher information yet")
     if reason == "stopped":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -37,6 +38,11 @@ def merged(sums: Sums) -> Sums:
     dist.all_gather_object(everyone, own)
     sums.merge([one for one in everyone if one is not None])
     return sums
+
+
+def launched() -> bool:
+    """Whether torchrun or accelerate launch started this process as one of several."""
+    return torch.distributed.is_available() and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def distributed() -> bool:
