@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -49,18 +47,20 @@ def fisher(
 
     Example: `python -m gdrop_viz fisher --model gpt2 --sequences 1000 --output results/gpt2`
     """
-    with _processes() as is_first:
+    from gdrop_viz._processes import is_first, joined
+
+    with joined():
         lm = options.load_model(model, revision, trust_remote_code, device)
         batches = options.load_text(
             lm, text, text_config, sequences=sequences, batch_size=batch_size, max_length=max_length, seed=seed,
-            progress=is_first,
+            progress=is_first(),
         )  # fmt: skip
         from gdrop_viz.fisher import Fisher, fisher_information
         from gdrop_viz.landscape.fingerprint import model_checksum
 
         settings = {"model": lm.name, "weights": model_checksum(lm.model), "text": batches.checksum}
         settings |= {"estimator": estimator, "resolution": resolution, "stop when stable": stop_when_stable}
-        if is_first:
+        if is_first():
             claim(output, "fisher", settings)
         file = output / FILE
         if file.exists():
@@ -69,9 +69,9 @@ def fisher(
             with stoppable() as stop:
                 result = fisher_information(
                     lm.model, batches, estimator=estimator, resolution=resolution, stop_when_stable=stop_when_stable,
-                    checkpoint=output / "fisher.checkpoint.safetensors", stop=stop, progress=is_first,
+                    checkpoint=output / "fisher.checkpoint.safetensors", stop=stop, progress=is_first(),
                 )  # fmt: skip
-        if not is_first:
+        if not is_first():
             return
         if not file.exists():
             result.save(file)
@@ -83,22 +83,3 @@ def fisher(
         what = "parameters" if resolution == "element" else "parameters, tensor by tensor,"
         typer.echo(f"{result.n_sequences} sequences; the top 1 % of the {what} carry {share:.0%} of the information.")
         typer.echo(f"Written: {file}")
-
-
-@contextmanager
-def _processes() -> Iterator[bool]:
-    """Join the other processes of torchrun or accelerate launch, if any; says whether this one is the first."""
-    import torch.distributed as dist
-
-    from gdrop_viz.fisher.processes import launched
-
-    if not launched() or dist.is_initialized():
-        yield not dist.is_initialized() or dist.get_rank() == 0
-        return
-    import torch
-
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield dist.get_rank() == 0
-    finally:
-        dist.destroy_process_group()

@@ -46,7 +46,7 @@ def landscape(
     share: Annotated[float, typer.Option(min=0, max=1, help="Which share of the parameters that is.")] = 0.01,
     points: Annotated[int, typer.Option(min=2, help="Points per axis; odd: one lies at the trained weights.")] = 11,
     extent: Annotated[
-        float | None, typer.Option(help="Reach of the axes; else such that the first surface's walls are seen.")
+        float | None, typer.Option(help="Reach of the axes; else it shows the first one's walls.")
     ] = None,
     equal_distance: Annotated[
         bool, typer.Option(help="All surfaces at equal distance from the weights; else each along its own size.")

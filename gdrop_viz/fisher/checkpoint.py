@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gdrop_viz._files import atomic_path
+from gdrop_viz._processes import distributed
 from gdrop_viz.fisher.batch import Batch, Objective
-from gdrop_viz.fisher.processes import distributed
 from gdrop_viz.fisher.sums import Sums
 
 _KIND = "gdrop_viz Fisher checkpoint"

@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from gdrop_viz._interrupts import interruptible
+from gdrop_viz._processes import distributed
 from gdrop_viz._progress import progress_bar
 from gdrop_viz._state import preserved_modes
 from gdrop_viz.fisher.batch import Batch, Objective, batch_size, by_hooks, by_loop, part_of
 from gdrop_viz.fisher.checkpoint import Checkpoint, fingerprint
 from gdrop_viz.fisher.estimators import check_estimator
-from gdrop_viz.fisher.processes import distributed, merged, my_share
+from gdrop_viz.fisher.processes import merged, my_share
 from gdrop_viz.fisher.result import Fisher
 from gdrop_viz.fisher.self_check import untrusted
 from gdrop_viz.fisher.stability import settled

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from gdrop_viz._processes import distributed
 from gdrop_viz.fisher.batch import Batch
 from gdrop_viz.fisher.sums import Sums
 
@@ -38,12 +37,3 @@ def merged(sums: Sums) -> Sums:
     dist.all_gather_object(everyone, own)
     sums.merge([one for one in everyone if one is not None])
     return sums
-
-
-def launched() -> bool:
-    """Whether torchrun or accelerate launch started this process as one of several."""
-    return torch.distributed.is_available() and int(os.environ.get("WORLD_SIZE", 1)) > 1
-
-
-def distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
