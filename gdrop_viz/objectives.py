@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gdrop_viz._devices import on_device_of
 from gdrop_viz._state import preserved_modes
 
 IGNORED = -100
@@ -73,7 +74,7 @@ def sequence_losses(model: nn.Module, batch: Mapping[str, Tensor], *, loss: Loss
     loss: callable(outputs, batch) -> (N,) for models whose objective is another; it gets `model(**inputs)` with
         "labels" left out.
 
-    Raises ValueError if labels are missing, a sequence predicts nothing, or `loss` returns another shape.
+    The batch is moved to the model's device. Raises ValueError if labels are missing, a sequence predicts nothing, or `loss` returns another shape.
 
     >>> from transformers import BertConfig, BertForMaskedLM
     >>> config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
@@ -83,6 +84,7 @@ def sequence_losses(model: nn.Module, batch: Mapping[str, Tensor], *, loss: Loss
     >>> sequence_losses(model, {"input_ids": ids, "labels": labels}).shape
     torch.Size([2])
     """
+    batch = on_device_of(model, batch)
     if loss is not None:
         losses = loss(model(**_accepted(model, batch)), batch)
         n = len(next(iter(batch.values())))
@@ -214,7 +216,7 @@ def _head_at(
         return
 
     def gather(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        rows = args[0][predicted].unsqueeze(0)
+        rows = args[0][predicted.to(args[0].device)].unsqueeze(0)  # accelerate may have put the head elsewhere
         rows._sequence_offsets = offsets  # tells the Fisher tracer which rows belong to which sequence
         return (rows, *args[1:])
 
@@ -255,7 +257,9 @@ def _find_head(model: nn.Module, inputs: Mapping[str, Any], predicted: Tensor) -
         if not called or full.shape[:2] != shape:
             return None
         head, rows = called[0], predicted[:1]
-        handle = head.register_forward_pre_hook(lambda module, args: (args[0][rows].unsqueeze(0), *args[1:]))
+        handle = head.register_forward_pre_hook(
+            lambda module, args: (args[0][rows.to(args[0].device)].unsqueeze(0), *args[1:])
+        )
         try:
             some = _logits(model(**one))
         except (RuntimeError, ValueError, IndexError):

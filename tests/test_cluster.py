@@ -62,9 +62,9 @@ def test_surfaces_are_those_of_one_process_and_the_model_travels_once(client, tm
 def test_a_comparison_survives_the_death_of_a_worker(client, tiny_lm, tmp_path):
     from tests.finetuning.conftest import animal_rows
 
-    task = gv.Task("animals", train=animal_rows(96, seed=0), validation=animal_rows(40, seed=1))
+    task = gv.Task("animals", train=animal_rows(48, seed=0), validation=animal_rows(20, seed=1))
     arms = {"standard": 0.1, "none": None}
-    settings = {"seeds": range(4), "epochs": 2, "threads": 1, "learning_rate": 3e-3, "progress": False}
+    settings = {"seeds": range(3), "epochs": 1, "threads": 1, "learning_rate": 3e-3, "progress": False}
     here = gv.compare(tiny_lm, task, arms, **settings)
     killed = []
 
@@ -78,4 +78,4 @@ def test_a_comparison_survives_the_death_of_a_worker(client, tiny_lm, tmp_path):
     assert killed
     columns = ["arm", "fraction", "seed", "epoch", "split", "metric", "value"]
     assert here.runs[columns].equals(there.runs[columns])
-    assert len(list(tmp_path.iterdir())) == 8
+    assert len(list(tmp_path.iterdir())) == 6

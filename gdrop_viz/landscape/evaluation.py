@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gdrop_viz._devices import check_weights_present, on_device_of
 from gdrop_viz._state import preserved_modes, preserved_rng
 from gdrop_viz.landscape.directions import Direction, working_dtype
 from gdrop_viz.objectives import Loss, sequence_losses
@@ -103,9 +104,7 @@ class PointEvaluator:
         loss: Loss | None,
         metrics: Mapping[str, Metric],
     ) -> None:
-        device = next(iter(model.parameters())).device
-        # once, not at every point
-        self._batches = [{name: value.to(device) for name, value in batch.items()} for batch in batches]
+        self._batches = [on_device_of(model, batch) for batch in batches]  # once, not at every point
         self._model, self._loss, self._metrics = model, loss, metrics
         self._weights = MovedWeights(model, planes)
         self._contexts = (preserved_modes(model), preserved_rng(), self._weights)
@@ -200,6 +199,7 @@ def checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics:
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}; pass lm.model")
     if not planes:
         raise ValueError("expected at least one surface to compute, got none")
+    check_weights_present(model)
     parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
     for directions in planes.values():
         wrong = next((d for d in directions if not isinstance(d, Direction)), None)
