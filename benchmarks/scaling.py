@@ -23,7 +23,7 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ SWEEPS = {
     "depth": [2, 4, 8, 16],
     "vocabulary": [1024, 4096, 16384, 32768],
 }
-POINTS = [3, 5, 7, 9]  # per axis
-WORKERS = [1, 2, 4]
+POINTS = [3, 5, 7]  # per axis
+WORKERS = [1, 2]
 BATCH = 8
 PREDICTED = 0.15
 
@@ -131,8 +131,8 @@ def measure(work: str, settings: dict[str, Any]) -> tuple[float, float]:
     return result
 
 
-def comparison(workers: int) -> tuple[float, float, float]:
-    """CPU seconds of all processes, wall seconds, and the largest share of the runs' own seconds in one worker."""
+def comparison(workers: int) -> tuple[float, float]:
+    """CPU seconds of all processes and wall seconds of eight small fine-tuning runs."""
     from tests.conftest import random_bert, word_tokenizer
     from tests.finetuning.conftest import animal_rows
 
@@ -149,11 +149,11 @@ def comparison(workers: int) -> tuple[float, float, float]:
     wall = time.monotonic() - began
     after = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(b.ru_utime + b.ru_stime - a.ru_utime - a.ru_stime for a, b in zip(before, after, strict=True))
-    return cpu, wall, math.nan
+    return cpu, wall
 
 
-def measurements(rounds: int) -> pd.DataFrame:
-    """One row per measurement: what, which size was varied, its value, round, CPU seconds, MiB."""
+def measurements(rounds: int) -> Iterator[pd.DataFrame]:
+    """Yield, after each round, one row per measurement so far: what, size varied, value, round, CPU seconds, MiB."""
     jobs: list[tuple[str, str, float, dict[str, Any]]] = [("product", "", 0, {}), ("traffic", "", 0, {})]
     for resolution in ("element", "tensor"):
         for varied, values in SWEEPS.items():
@@ -163,16 +163,18 @@ def measurements(rounds: int) -> pd.DataFrame:
             ]
     jobs += [("surface", "points", points**2, {"points": points}) for points in POINTS]
     rows = []
+    columns = ["what", "varied", "value", "round", "cpu seconds", "MiB", "wall seconds"]
     for number in range(rounds):
         for what, varied, value, settings in jobs:
             seconds, mebibytes = measure(what.split()[0], settings)
             rows.append((what, varied, value, number, seconds, mebibytes, math.nan))
-            print(f"round {number}: {what} {varied} {value}: {seconds:.2f} s CPU, {mebibytes:.0f} MiB", flush=True)
-    for workers in WORKERS:
-        cpu, wall, _ = comparison(workers)
-        rows.append(("comparison", "workers", workers, 0, cpu, math.nan, wall))
-        print(f"comparison, {workers} workers: {cpu:.1f} s CPU, {wall:.1f} s wall", flush=True)
-    return pd.DataFrame(rows, columns=["what", "varied", "value", "round", "cpu seconds", "MiB", "wall seconds"])
+            print(f"round {number}: {what} {varied} {value}: {seconds:.3f} s CPU, {mebibytes:.0f} MiB", flush=True)
+        if number == 0:
+            for workers in WORKERS:
+                cpu, wall = comparison(workers)
+                rows.append(("comparison", "workers", workers, 0, cpu, math.nan, wall))
+                print(f"comparison, {workers} workers: {cpu:.1f} s CPU, {wall:.1f} s wall", flush=True)
+        yield pd.DataFrame(rows, columns=columns)
 
 
 # -- fitting -----------------------------------------------------------------------------------------------------------
@@ -308,7 +310,7 @@ def _curve(ax: Any, table: Any, fits: Any, what: str, varied: str, measure_of: s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="the table is written after each")
     parser.add_argument("--fit-only", action="store_true", help="no new measurements")
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
@@ -316,7 +318,8 @@ def main() -> None:
     if not options.fit_only:
         torch.set_num_threads(1)
         fisher("tensor", **{**BASE, "sequences": 2})()  # imports, before the forks
-        measurements(options.rounds).round(4).to_csv(file, index=False)
+        for table in measurements(options.rounds):
+            table.round(4).to_csv(file, index=False)
     table = pd.read_csv(file, keep_default_na=False, na_values=["", "nan"]).fillna({"varied": ""})
     fits = exponents(table)
     print(fits.to_string(index=False, float_format="{:.2f}".format))

@@ -36,7 +36,7 @@ def check_weights_present(model: nn.Module) -> None:
 
     >>> check_weights_present(nn.Linear(2, 1, device="meta"))
     Traceback (most recent call last):
-    ValueError: the weight 'weight' is not in memory (offloaded to CPU or disk by accelerate?); spread the model over ...
+    ValueError: the weight 'weight' is not in memory (offloaded to CPU or disk by accelerate?); ...
     """
     name = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
     if name is not None:

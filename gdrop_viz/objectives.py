@@ -74,7 +74,9 @@ def sequence_losses(model: nn.Module, batch: Mapping[str, Tensor], *, loss: Loss
     loss: callable(outputs, batch) -> (N,) for models whose objective is another; it gets `model(**inputs)` with
         "labels" left out.
 
-    The batch is moved to the model's device. Raises ValueError if labels are missing, a sequence predicts nothing, or `loss` returns another shape.
+    The batch is moved to the model's device.
+
+    Raises ValueError if labels are missing, a sequence predicts nothing, or `loss` returns another shape.
 
     >>> from transformers import BertConfig, BertForMaskedLM
     >>> config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)

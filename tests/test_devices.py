@@ -15,7 +15,7 @@ NAMES = ["Bert", "GPT2", "Llama", "T5"]
 
 
 def dispatched(model):
-    """Every child a device of its own as accelerate sees it: hooks bring each one's inputs and take its outputs back."""
+    """Each child a device of its own, as accelerate sees it: hooks bring its inputs and take its outputs back."""
     from accelerate import dispatch_model
 
     places = {name: "cpu" for name, _ in model.named_children()}
