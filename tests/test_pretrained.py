@@ -204,7 +204,7 @@ def hub_error(name):
         (lambda: hub_error("RevisionNotFoundError"), ValueError, r"has no revision 'v1'"),
         (lambda: hub_error("HfHubHTTPError"), RuntimeError, r"the hub failed while sending .*: try again.*take X"),
         (lambda: ConnectionError("reset"), RuntimeError, r"could not be reached: check the network.*take X"),
-        (lambda: OSError("Consistency check failed: 3 != 4"), RuntimeError, r"damaged .* download it again"),
+        (lambda: OSError("Consistency check failed: 3 != 4"), RuntimeError, r"came damaged .* load it again"),
     ],
 )
 def test_failures_of_the_hub_are_one_line_with_the_remedy(make, kind, message, wrapped):

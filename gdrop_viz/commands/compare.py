@@ -75,6 +75,7 @@ def compare(
 
     Example: `python -m gdrop_viz compare --task glue/rte --seeds 10 --fraction 1 --fraction 0.25 --workers 4`
     """
+    from gdrop_viz._processes import is_first
     from gdrop_viz.finetuning import compare as run_comparison
     from gdrop_viz.fisher import Fisher
     from gdrop_viz.landscape.fingerprint import model_checksum
@@ -106,6 +107,8 @@ def compare(
             batch_size=batch_size, max_length=max_length, path=output / RUNS, executor=executor, threads=threads,
             stop=stop,
         )  # fmt: skip
+    if not is_first():
+        return
     result.save(output / FILE)
     typer.echo(result.summary().to_string(index=False, float_format="{:.4f}".format))
     first, *others = arms
