@@ -1,5 +1,6 @@
 # make lab    play: JupyterLab on the first notebook          make test   every test, notebooks included
 # make demo   the whole method without a browser               make lint   ruff
+# make torture   the long reliability campaigns
 # make notebooks   run all notebooks and refresh their outputs
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: lab demo test test-lessons lint notebooks clean
+.PHONY: lab demo test test-lessons torture lint notebooks clean
 
 lab: $(STAMP)
 	cd notebooks && "$(abspath $(BIN))/jupyter" lab --ip=localhost --port=$(PORT) $(AS_ROOT) 00_start_here.ipynb
@@ -32,6 +33,11 @@ test: $(STAMP) lint
 # every lesson in a real JupyterLab and the data-paucity lesson as a Voila app: what nbval cannot see
 test-lessons: $(STAMP)
 	$(BIN)/python -m pytest -m lesson tests/browser
+
+# kills, damaged files, bad arguments, interrupts and endurance at full counts, for hours; goes on where it was stopped.
+# The table of what came of them is docs/reliability.md.
+torture: $(STAMP)
+	$(ONE_THREAD) $(BIN)/python -m tests.torture $(ONLY)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,13 +1,13 @@
 """What does a loss surface cost above pure inference, and beside the naive way and other tools?
 
-    python benchmarks/landscape.py                       # bert-mini, 5 x 5 points
-    python benchmarks/landscape.py --model random --points 9 --rounds 5
+    python benchmarks/landscape.py                       # a BERT of 5.4M parameters, 5 x 5 points
+    python benchmarks/landscape.py --model bert-mini --points 9 --rounds 5
 
 The unit is `points` x one plain no-grad pass over the same batches, with the head at predicted positions only. The
 contestants take turns in one process; the figure is the median of the rounds' ratios of CPU time (user + system, all
 threads), which a busy machine disturbs least, and wall time beside it. The naive way is what the paper's authors do:
 at each point load the model from disk, add the directions, mask the text anew, and evaluate with the full head. Peers
-(`pip install landscaper loss-landscapes`) are measured if they are installed, with the plain pass as their loss.
+are measured if they are installed (landscape_peers.py), with the plain pass as their loss.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gdrop_viz as gv
+from benchmarks.landscape_peers import installed_peers
 from gdrop_viz.landscape import Direction, loss_surface, random_direction
 
 
-def the_model(name: str) -> tuple[Any, Any]:
+def the_model(name: str, n_sequences: int) -> tuple[Any, Any]:
     """The model and its batches: a bundled or hub model on its corpus, or "random": a 4 x 256 BERT on random tokens."""
     if name != "random":
         lm = gv.load_pretrained(name)
-        return lm.model, gv.pretraining_batches(lm, n_sequences=32, batch_size=16, max_length=128)
+        return lm.model, gv.pretraining_batches(lm, n_sequences=n_sequences, batch_size=16, max_length=128)
     from transformers import BertConfig, BertForMaskedLM
 
     torch.manual_seed(0)
@@ -43,8 +44,8 @@ def the_model(name: str) -> tuple[Any, Any]:
         vocab_size=8000, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
     )
     batches = []
-    for _ in range(2):
-        ids = torch.randint(5, 8000, (16, 128))
+    for first in range(0, n_sequences, 16):
+        ids = torch.randint(5, 8000, (min(16, n_sequences - first), 128))
         labels = ids.masked_fill(torch.rand(ids.shape) >= 0.15, -100)
         labels[:, 0] = ids[:, 0]
         batches.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
@@ -74,37 +75,6 @@ def naive_surface(folder: str, batches: Sequence[Any], plane: Sequence[Direction
                 model(**{**batch, "labels": ids.masked_fill(~masked, -100)})
 
 
-def peers(
-    model: torch.nn.Module, batches: Any, plane: Sequence[Direction], points: int
-) -> dict[str, Callable[[], Any]]:
-    """The other tools that are installed, each on the same number of points."""
-    found: dict[str, Callable[[], Any]] = {}
-    with contextlib.suppress(ImportError):
-        from landscaper.compute import compute_loss_landscape
-
-        whole = [
-            [direction.vectors.get(name, torch.zeros_like(p)) for name, p in model.named_parameters()]
-            for direction in plane
-        ]
-        found["landscaper"] = lambda: compute_loss_landscape(
-            model, batches, whole, plain_pass, steps=points, dim=2, device="cpu"
-        )
-    with contextlib.suppress(ImportError):
-        import loss_landscapes
-        from loss_landscapes.metrics import Metric
-
-        class Loss(Metric):
-            def __call__(self, wrapped: Any) -> float:
-                return plain_pass(model, batches)
-
-        found["loss-landscapes"] = lambda: (
-            loss_landscapes.random_plane(  # its filter normalisation divides by zero on the padding row
-                model, Loss(), distance=1, steps=points, normalization="layer"
-            )
-        )
-    return found
-
-
 def timed(contestant: Callable[[], Any]) -> tuple[float, float]:
     """CPU and wall seconds; what it prints is swallowed."""
     cpu, wall = time.process_time(), time.perf_counter()
@@ -116,14 +86,15 @@ def timed(contestant: Callable[[], Any]) -> tuple[float, float]:
 def main() -> None:
     """Print one row per contestant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="bert-mini", help='bundled name, folder, hub id, or "random"')
+    parser.add_argument("--model", default="random", help='bundled name, folder, hub id, or "random"')
     parser.add_argument("--points", type=int, default=5, help="per axis")
+    parser.add_argument("--sequences", type=int, default=32, help="at each point, 128 tokens each")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--skip", nargs="*", default=[], help="contestants to leave out, such as naive")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    model, batches = the_model(given.model)
+    model, batches = the_model(given.model, given.sequences)
     plane = [random_direction(model, seed=seed) for seed in (0, 1)]
     n = given.points**2
     with tempfile.TemporaryDirectory() as folder:
@@ -142,17 +113,23 @@ def main() -> None:
             f"{n} plain passes": unit,
             "gdrop_viz, every point on disk": ours,
             "naive": lambda: naive_surface(folder, batches, plane, given.points),
-            **peers(model, batches, plane, given.points),
+            **installed_peers(model, batches, plane, given.points, plain_pass),
         }
         contestants = {name: run for name, run in contestants.items() if name not in given.skip}
         plain_pass(model, batches)  # warm up
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
-        for _ in range(given.rounds):
-            for name, contestant in contestants.items():
-                seconds[name].append(timed(contestant))
+        with contextlib.suppress(KeyboardInterrupt):  # the rounds that are whole are shown all the same
+            for number in range(given.rounds):
+                for name, contestant in contestants.items():
+                    seconds[name].append(timed(contestant))
+                print(f"round {number + 1} of {given.rounds}", file=sys.stderr, flush=True)
+    whole = min(map(len, seconds.values()))
+    if not whole:
+        sys.exit("interrupted before the first round was whole")
+    seconds = {name: times[:whole] for name, times in seconds.items()}
     units = seconds[f"{n} plain passes"]
     size = sum(p.numel() for p in model.parameters())
-    print(f"{type(model).__name__}, {size:,} parameters, {n} points, {given.rounds} rounds, {given.threads} threads")
+    print(f"{type(model).__name__}, {size:,} parameters, {n} points, {whole} rounds, {given.threads} threads")
     print(f"{'':32}{'CPU s':>9}{'x plain':>9}{'(range)':>15}{'wall s':>9}{'x plain':>9}")
     for name, times in seconds.items():
         cpu = [own[0] / unit[0] for own, unit in zip(times, units, strict=True)]

@@ -2,8 +2,9 @@
 
     python data/describe.py
 
-reads `data/models/*/training.json` and `held_out.json` (made by `data/pretrain.py`) and hashes every shipped file of
-`data/models` and `data/corpus`. The labelled tasks have their own page and checksums.
+reads `data/models/*/training.json` and `held_out.json` (made by `data/pretrain.py`) and `data/transfer.csv` (made by
+`data/transfer.py`), and hashes every shipped file of `data/models` and `data/corpus`. The labelled tasks have their
+own page and checksums.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import hashlib
 import json
 from pathlib import Path
 
+import pandas as pd
 from build_corpus import ROOT
 from held_out import HeldOut, table
+
+from gdrop_viz.finetuning.statistics import mean_interval, paired_test
 
 DATA = ROOT / "data"
 START, END = "<!-- {}: written by describe.py -->", "<!-- end of {} -->"
@@ -44,6 +48,20 @@ def facts_of(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def transfer_table(scores: pd.DataFrame) -> str:
+    """Return pretrained against untrained, over seeds: means and the paired difference, with 95 % intervals."""
+    lines = ["| model | task | score | sentences | pretrained | untrained | difference | seeds |"]
+    lines.append("|---|---|---|---:|---|---|---|---:|")
+    groups = scores.groupby(["model", "task", "metric", "n_train"], sort=False)
+    for (model, task, metric, n_train), group in groups:
+        pairs = group.pivot(index="seed", columns="start", values="value").dropna()
+        start = [mean_interval(pairs[name]) for name in ("pretrained", "random")]
+        gain = paired_test(pairs["pretrained"], pairs["random"])
+        shown = " | ".join(f"{100 * i.mean:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})" for i in (*start, gain))
+        lines.append(f"| {model} | {task} | {metric} | {n_train:,} | {shown} | {len(pairs)} |")
+    return "\n".join(lines)
+
+
 def filled(page: str, section: str, text: str) -> str:
     """Return `page` with the part between the section's two marks replaced."""
     start, end = START.format(section), END.format(section)
@@ -60,6 +78,7 @@ def main() -> None:
     folders = sorted(path.parent for path in (DATA / "models").glob("*/held_out.json"))
     page = (DATA / "README.md").read_text(encoding="utf-8")
     page = filled(page, "figures", "\n\n".join(map(facts_of, folders)))
+    page = filled(page, "transfer", transfer_table(pd.read_csv(DATA / "transfer.csv")))
     listing = "\n".join(f"{digest}  {name}" for name, digest in sums.items())
     page = filled(page, "checksums", f"```\n{listing}\n```")
     (DATA / "README.md").write_text(page, encoding="utf-8")

@@ -22,7 +22,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # threads that wait for each other by spinning cost a busy machine most of its speed: measured 2 s a step, not 8 to 13
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import gdrop_viz as gv
 import torch
 from budget import Budget, SecondMoments
 from build_corpus import ROOT, WORK
@@ -34,6 +33,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import AutoTokenizer, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
+
+import gdrop_viz as gv
 
 BETAS, EPSILON, WEIGHT_DECAY, CLIP = (0.9, 0.98), 1e-6, 0.01, 1.0
 DECAY = 0.5

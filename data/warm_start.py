@@ -1,10 +1,11 @@
 """How does a published BERT-tiny (2 layers x 128) become the starting point of the bundled models?
 
-`bert-mini` (4 layers x 256) takes all of it. Width is doubled by copying neurons, so that every layer computes what it computed before, twice: each weight matrix
-is tiled 2 x 2 and halved, embeddings, biases and norms are concatenated with themselves. Only the head sees the
-doubling (the tied decoder sums over twice the width), so its norm is halved. The two copies are told apart by noise
-of 10 % of each matrix's standard deviation. Depth is doubled by using each layer twice in a row (Gong et al. 2019,
-"Efficient Training of BERT by Progressively Stacking"; Chen et al. 2022, "bert2BERT").
+`bert-mini` (4 layers x 256) takes all of it. Width is doubled by copying neurons, so that every layer computes what
+it computed before, twice: each weight matrix is tiled 2 x 2 and halved, embeddings, biases and norms are concatenated
+with themselves. Only the head sees the doubling (the tied decoder sums over twice the width), so its norm is halved.
+The two copies are told apart by noise of 10 % of each matrix's standard deviation. Depth is doubled by using each
+layer twice in a row (Gong et al. 2019, "Efficient Training of BERT by Progressively Stacking"; Chen et al. 2022,
+"bert2BERT").
 
 `gpt2-mini` and `t5-mini` have other layers and other vocabularies, so they take only what each word means: the
 embedding of a token is the mean of the embeddings of the word pieces that `bert-mini` spells it with (Minixhofer et

@@ -11,6 +11,7 @@ from gdrop_viz.commands.compare import compare
 from gdrop_viz.commands.fisher import fisher
 from gdrop_viz.commands.landscape import landscape
 from gdrop_viz.commands.report import report
+from gdrop_viz.logs import show_log
 
 app = typer.Typer(
     help="""See where a pretrained language model keeps its information, and what guided dropout does with it.
@@ -21,6 +22,27 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print what the package logs while it works.")] = False,
+) -> None:
+    """gdrop_viz: Fisher information, loss landscapes and guided dropout of pretrained language models."""
+    if verbose:
+        show_log()
+
+
+for command in (fisher, landscape, compare, report):
+    app.command()(command)
+
+
+@app.command()
+def problem() -> None:
+    """Print versions, device and settings for a report of a problem; nothing private is in it."""
+    from gdrop_viz.problem_report import problem_report
+
+    print(problem_report())
 
 
 for command in (fisher, landscape, compare, report):
@@ -39,6 +61,28 @@ def demo(
     from gdrop_viz.demo import run_demo
 
     run_demo(output, model=model, task=task, n_train=n_train, seeds=seeds)
+
+
+@app.command("landscape-findings")
+def landscape_findings(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Bundled names, folders or hub ids; default: all bundled.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for <model>.json; default: the bundled one.")] = None,
+    work: Annotated[Path, typer.Option(help="Where unfinished measurements are kept.")] = Path("runs/landscape"),
+    directions: Annotated[int, typer.Option(help="Random directions of each comparison.")] = 8,
+) -> None:
+    """Measure how the loss rises along informative and other parameters, beside the Hessian. Goes on where it was."""
+    from gdrop_viz.bundled import bundled_models, data_folder
+    from gdrop_viz.landscape import measure_landscape
+    from gdrop_viz.pretrained import load_pretrained
+
+    for model in models or bundled_models():
+        found = measure_landscape(
+            load_pretrained(model), output or data_folder() / "landscape_findings", work=work, n_directions=directions
+        )
+        for verdict in found.verdicts():
+            print(f"- {verdict}", flush=True)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Corruption:
             self.ordinary = torch.tensor(sorted(set(vocabulary.values()) - self.special))
             self.ordinary = self.ordinary[self.ordinary < self.n_embedded]
         if self.objective == "span":
-            self.sentinels = _sentinels(vocabulary)
+            self.sentinels = sentinels(vocabulary)
             self.special |= set(self.sentinels)
             needed = _span_counts(self.content)[1]
             if needed > len(self.sentinels):
@@ -143,7 +143,8 @@ def _affixes(tokenizer: Any) -> tuple[list[int], list[int]]:
     raise ValueError("the tokenizer changes a text's tokens when it adds its special ones; pass batches of your own")
 
 
-def _sentinels(vocabulary: Mapping[str, int]) -> list[int]:
+def sentinels(vocabulary: Mapping[str, int]) -> list[int]:
+    """Return the ids of <extra_id_0>, <extra_id_1>, ... as far as the vocabulary has them."""
     for template in ("<extra_id_{}>", "▁<extra_id_{}>"):  # T5; multilingual T5
         found = []
         while (token := template.format(len(found))) in vocabulary:

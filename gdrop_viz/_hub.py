@@ -241,7 +241,7 @@ def read_table(path: str | os.PathLike[str]) -> Dataset:
     if path.suffix.lower() not in FILE_FORMATS:
         raise ValueError(f"expected a file ending in {', '.join(FILE_FORMATS)}, got {path.name!r}")
     if path.stat().st_size == 0:
-        raise ValueError(f"the file {str(path)!r} is empty")
+        raise ValueError(f"the file {str(path)!r} is empty; give a file with rows")
     options: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
     with quiet_datasets():
         try:

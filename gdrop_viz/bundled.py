@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def data_folder() -> Path:
-    """Return the folder with the bundled `models/`, `corpus/` and `tasks/`.
+    """Return the folder with the bundled `models/`, `corpus/`, `tasks/` and `findings/`.
 
     In an installed wheel it lies inside the package, in a clone of the repository beside it.
 
@@ -44,3 +44,14 @@ def bundled_tasks() -> list[str]:
     True
     """
     return sorted(path.stem for path in data_folder().glob("tasks/*.csv"))
+
+
+def bundled_findings() -> list[str]:
+    """Return the names of the fine-tuning comparisons that come with the package, such as "bert-mini-sentiment".
+
+    `Comparison.load(data_folder() / "findings" / f"{name}.json")` reads one; `notebooks/findings.py` makes them.
+
+    >>> all(isinstance(name, str) for name in bundled_findings())
+    True
+    """
+    return sorted(path.stem for path in data_folder().glob("findings/*.json"))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor, nn
 
+from gdrop_viz._checksums import verify
 from gdrop_viz._corruption import MIN_TOKENS, NOT_PREDICTED, CorruptedSequence, Corruption, drawn_below
 from gdrop_viz._hub import hub_dataset, looks_like_path, read_table
 from gdrop_viz._progress import progress_bar
@@ -264,6 +265,7 @@ def _texts(
 
 def _bundled_corpus() -> list[str]:
     folder = data_folder() / "corpus"
+    verify(folder)
     paragraphs = [
         line
         for path in sorted(folder.glob("*heldout*.txt"))

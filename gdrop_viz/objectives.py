@@ -1,25 +1,23 @@
 """What is the loss of each sequence? Model + batch -> logits at the predicted tokens -> one loss per sequence.
 
 The unit of every quantity in this package is one sequence: L_n = mean negative log-likelihood (nats) over the
-predicted tokens of sequence n (paper, eq. 3 and section 3). Language-model heads work position by position, so they
-are fed the hidden states of the predicted positions only: the same numbers for a fraction of the work.
+predicted tokens of sequence n (paper, eq. 3 and section 3). The end of a language model works position by position, so
+it is fed the predicted positions only: the same numbers for a fraction of the work.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gdrop_viz._devices import on_device_of
-from gdrop_viz._state import preserved_modes
+from gdrop_viz._position_wise import only_at
 
 IGNORED = -100
 
@@ -112,7 +110,9 @@ def predictions(model: nn.Module, batch: Mapping[str, Tensor]) -> Predictions:
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED) if shifted else labels
     predicted = targets != IGNORED
     offsets = _offsets(predicted)
-    with _head_at(model, inputs, predicted, offsets) as gathered:
+    # a causal model or a decoder predicts nearly every position: only its head is worth looking at
+    inside = not (shifted or is_encoder_decoder(model))
+    with only_at(model, inputs, predicted, offsets, logits=_logits, inside=inside) as gathered:
         logits = _logits(model(**inputs))
     return Predictions(logits[0] if gathered else logits[predicted], targets[predicted], offsets)
 
@@ -135,13 +135,20 @@ def check_batch(model: nn.Module, batch: Any, *, loss: Loss | None = None, where
             f"make batches with max_length={positions} or less."
         )
     vocabulary = getattr(config, "vocab_size", None)
-    if isinstance(ids, Tensor) and isinstance(vocabulary, int) and ids.numel() and int(ids.max()) >= vocabulary:
-        raise ValueError(
-            f"{where} holds the token id {int(ids.max())}, the model knows ids below {vocabulary}; "
-            "was it made with another model's tokenizer?"
-        )
+    if isinstance(ids, Tensor) and isinstance(vocabulary, int) and ids.numel():
+        bad = next((int(x) for x in (ids.max(), ids.min()) if not 0 <= int(x) < vocabulary), None)
+        if bad is not None:
+            raise ValueError(
+                f"{where} holds the token id {bad}, the model knows ids from 0 and below {vocabulary}; "
+                "was it made with another model's tokenizer?"
+            )
     if labels.dim() != 2 or labels.is_floating_point():
         return
+    if isinstance(ids, Tensor) and not is_encoder_decoder(model) and labels.shape != ids.shape:
+        raise ValueError(
+            f"{where} has labels of shape {tuple(labels.shape)} for token ids of shape {tuple(ids.shape)}; "
+            "give one label per token, -100 where nothing is predicted."
+        )
     known = labels[labels != IGNORED]
     if isinstance(vocabulary, int) and known.numel() and not 0 <= int(known.min()) <= int(known.max()) < vocabulary:
         raise ValueError(f"{where} has labels outside 0 .. {vocabulary - 1} (and -100); was it made for another model?")
@@ -195,84 +202,3 @@ def _logits(outputs: Any) -> Tensor:
         f"Expected a model output with logits, got {type(outputs).__name__}; "
         "pass loss=callable(outputs, batch) -> (N,) for other models."
     )
-
-
-# --- the head at predicted positions only --------------------------------------------------------------------------
-
-_heads: WeakKeyDictionary[nn.Module, nn.Module | None] = WeakKeyDictionary()
-
-
-@contextmanager
-def _head_at(
-    model: nn.Module, inputs: Mapping[str, Any], predicted: Tensor, offsets: tuple[int, ...]
-) -> Iterator[bool]:
-    """Feed the language-model head only the rows of `predicted` (N, T): its output becomes (1, M, V).
-
-    Yields whether it will happen: a head that cannot be found, or that is not position-wise, gets everything.
-    """
-    if model not in _heads:
-        _heads[model] = _find_head(model, inputs, predicted)
-    head = _heads[model]
-    if head is None:
-        yield False
-        return
-
-    def gather(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        rows = args[0][predicted.to(args[0].device)].unsqueeze(0)  # accelerate may have put the head elsewhere
-        rows._sequence_offsets = offsets  # tells the Fisher tracer which rows belong to which sequence
-        return (rows, *args[1:])
-
-    handle = head.register_forward_pre_hook(gather)
-    try:
-        yield True
-    finally:
-        handle.remove()
-
-
-def _find_head(model: nn.Module, inputs: Mapping[str, Any], predicted: Tensor) -> nn.Module | None:
-    """The first module run after the backbone, if feeding it single positions gives the same logits.
-
-    Heads are found by watching one sequence pass, not by name: `cls`, `lm_head`, `vocab_transform`, ...
-    """
-    backbone = getattr(model, "base_model", model)
-    if backbone is not model:
-        inside = set(backbone.modules())
-        candidates = [module for module in model.modules() if module not in inside and module is not model]
-    else:  # T5: encoder, decoder and head side by side
-        output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        candidates = [output] if isinstance(output, nn.Module) else []
-    shape = predicted[:1].shape
-    called: list[nn.Module] = []
-
-    def watch(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and isinstance(args[0], Tensor) and args[0].dim() == 3 and args[0].shape[:2] == shape:
-            called.append(module)
-
-    one = {name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()}
-    with preserved_modes(model), torch.no_grad(), _no_function_mode():
-        handles = [module.register_forward_pre_hook(watch) for module in candidates]
-        try:
-            full = _logits(model(**one))
-        finally:
-            for handle in handles:
-                handle.remove()
-        if not called or full.shape[:2] != shape:
-            return None
-        head, rows = called[0], predicted[:1]
-        handle = head.register_forward_pre_hook(
-            lambda module, args: (args[0][rows.to(args[0].device)].unsqueeze(0), *args[1:])
-        )
-        try:
-            some = _logits(model(**one))
-        except (RuntimeError, ValueError, IndexError):
-            return None
-        finally:
-            handle.remove()
-    # another blocking of the same matrix product may round differently: a head that mixes positions is far off
-    same = some.shape[:2] == (1, int(rows.sum())) and torch.allclose(some[0], full[rows], rtol=1e-2, atol=1e-3)
-    return head if same else None
-
-
-def _no_function_mode() -> Any:
-    disabled = getattr(torch._C, "DisableTorchFunction", None)
-    return disabled() if disabled is not None else nullcontext()

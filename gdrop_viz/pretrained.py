@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from gdrop_viz._checksums import verify, write_checksums
 from gdrop_viz._devices import check_weights_present
 from gdrop_viz._downloads import verified_downloads
 from gdrop_viz._hub import explained_failures, hub_has, looks_like_path, only_cached, quiet_libraries
@@ -67,11 +68,12 @@ class Pretrained:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write weights (safetensors), config and tokenizer to `folder`, for `load_pretrained(folder)`."""
+        """Write weights (safetensors), config, tokenizer and their checksums to `folder`, for `load_pretrained`."""
         folder = Path(folder)
         with quiet_libraries():
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+        write_checksums(folder)
         return folder
 
     def __repr__(self) -> str:
@@ -123,7 +125,8 @@ def load_pretrained(
         If the repository is gated, the hub cannot be reached, or a file is damaged: what is downloaded is held against
         the checksums that the hub announces.
     ValueError
-        If the revision or the objective is wrong, no objective fits the architecture, or the checkpoint holds no
+        If a bundled model, or a folder written by `Pretrained.save`, differs from its checksums,
+        if the revision or the objective is wrong, no objective fits the architecture, or the checkpoint holds no
         language-modelling head: its loss would be that of random weights.
 
     >>> load_pretrained("bert-mini").objective
@@ -137,6 +140,8 @@ def load_pretrained(
         raise ValueError(f"give device= or device_map=, not both; got {device!r} and {device_map!r}")
     source, label = _locate(os.fspath(name))
     is_local = Path(source).exists()
+    if Path(source).is_dir():
+        verify(Path(source))
     with (
         explained_failures("model", label, revision=revision, instead=_bundled_hint()),
         quiet_libraries(),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gdrop_viz import _metrics
+from gdrop_viz._checksums import verify
 from gdrop_viz._glue import GLUE, glue_splits
 from gdrop_viz._hub import looks_like_path, read_table
 from gdrop_viz._labelled import (
@@ -278,7 +279,9 @@ def load_task(
 
 
 def _bundled(name: str, metrics: Sequence[str] | None) -> Task:
-    table = read_table(data_folder() / "tasks" / f"{name}.csv")
+    file = data_folder() / "tasks" / f"{name}.csv"
+    verify(file)
+    table = read_table(file)
     task = _from_table(name, table, metrics=metrics or _BUNDLED_METRICS.get(name))
     return replace(task, label_names=_BUNDLED_LABELS.get(name, task.label_names))
 

@@ -149,7 +149,8 @@ def fingerprint(notebook: nbformat.NotebookNode) -> str:
     digest = hashlib.sha256(code.encode())
     models = [path for path in ROOT.glob("data/models/*/*.safetensors") if path.parent.name in code]
     tasks = [path for path in ROOT.glob("data/tasks/*.csv") if path.stem in code]
-    for path in sorted([*models, *tasks, *ROOT.glob("data/corpus/*heldout*.txt")]):
+    findings = [path for path in ROOT.glob("data/*findings/*.json") if f'"{path.parent.name}"' in code]
+    for path in sorted([*models, *tasks, *findings, *ROOT.glob("data/corpus/*heldout*.txt")]):
         digest.update(path.relative_to(ROOT).as_posix().encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

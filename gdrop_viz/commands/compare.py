@@ -10,7 +10,7 @@ import typer
 
 from gdrop_viz.commands import fisher as fisher_command
 from gdrop_viz.commands import options
-from gdrop_viz.commands.jobs import claim, job, stoppable, workers
+from gdrop_viz.commands.jobs import claim, end_stopped, job, stoppable, workers
 
 if TYPE_CHECKING:
     from gdrop_viz.dropout import DropoutSchedule
@@ -107,6 +107,8 @@ def compare(
             batch_size=batch_size, max_length=max_length, path=output / RUNS, executor=executor, threads=threads,
             stop=stop,
         )  # fmt: skip
+    if not result.metadata["complete"]:
+        end_stopped()
     if not is_first():
         return
     result.save(output / FILE)

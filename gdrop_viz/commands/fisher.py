@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gdrop_viz.commands import options
-from gdrop_viz.commands.jobs import claim, job, stoppable
+from gdrop_viz.commands.jobs import claim, end_stopped, job, stoppable
 
 FILE = "fisher.safetensors"
 
@@ -71,6 +71,8 @@ def fisher(
                     lm.model, batches, estimator=estimator, resolution=resolution, stop_when_stable=stop_when_stable,
                     checkpoint=output / "fisher.checkpoint.safetensors", stop=stop, progress=is_first(),
                 )  # fmt: skip
+        if result.metadata["ended"] == "stopped":
+            end_stopped()
         if not is_first():
             return
         if not file.exists():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
@@ -43,9 +43,9 @@ def job(command: _Command) -> _Command:
 
 @contextmanager
 def stoppable() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C or SIGTERM (Slurm's warning) sets; then the command ends with status 130.
+    """Give an event that Ctrl-C or SIGTERM (Slurm's warning) sets; a second signal interrupts at once.
 
-    A second signal interrupts at once.
+    Where the work itself heeds Ctrl-C, its result says that it is not whole: then call `end_stopped`.
     """
     stop = threading.Event()
 
@@ -59,13 +59,16 @@ def stoppable() -> Iterator[threading.Event]:
     try:
         yield stop
     except KeyboardInterrupt:
-        stop.set()
+        end_stopped()
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-    if stop.is_set():
-        typer.echo("Stopped. What is done is kept: the same command goes on from there.")
-        raise typer.Exit(_STOPPED)
+
+
+def end_stopped() -> NoReturn:
+    """End the command with the status of an interrupted program."""
+    typer.echo("Stopped. What is done is kept: the same command goes on from there.")
+    raise typer.Exit(_STOPPED)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import typer
 
 from gdrop_viz.commands import fisher as fisher_command
 from gdrop_viz.commands import options
-from gdrop_viz.commands.jobs import claim, job, stoppable, workers
+from gdrop_viz.commands.jobs import claim, end_stopped, job, stoppable, workers
 
 if TYPE_CHECKING:
     from gdrop_viz.landscape import Selection
@@ -93,6 +93,8 @@ def landscape(
         surfaces = loss_surfaces(
             lm.model, batches, planes, extent, points, folder=output / FOLDER, executor=executor, stop=stop
         )
+    if not all(surface.is_complete for surface in surfaces.values()):
+        end_stopped()
     for name, surface in surfaces.items():
         edge = surface.radial()["loss"].iloc[-1] - surface.centre_loss
         typer.echo(f"{name}: {surface.centre_loss:.2f} nats at the trained weights, {edge:+.2f} at the farthest points")

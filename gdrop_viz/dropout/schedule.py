@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from gdrop_viz._files import atomic_path
+from gdrop_viz._sealed import load_json, save_json
 from gdrop_viz.dropout.backbone import backbone_of
 from gdrop_viz.dropout.observe import observed
 from gdrop_viz.dropout.rates import between, check_bounds, check_rate, few
@@ -139,24 +137,25 @@ class DropoutSchedule:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the schedule as JSON."""
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1), encoding="utf-8")
+        # a score may be NaN where nothing is known of a site
+        save_json(path, {"format": _FORMAT, **asdict(self)}, allow_nan=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DropoutSchedule:
-        """Read what `save` wrote; every rate is the same to the last bit."""
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"expected a dropout schedule at {path}, found no file")
+        """Read what `save` wrote; every rate is the same to the last bit.
+
+        Raises FileNotFoundError, or ValueError if the file is damaged, changed or of another kind.
+        """
+        remedy = "save one with schedule.save(path)"
+        names = [field.name for field in fields(cls)]
+        content = load_json(path, kind="a dropout schedule", names=names, form=_FORMAT, remedy=remedy)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"expected a dropout schedule in JSON, got {path}, which is none: {error}") from None
-        found = content.pop("format", None) if isinstance(content, dict) else None
-        if found != _FORMAT:
-            raise ValueError(f"expected format {_FORMAT!r} in {path}, got {found!r}; save one with schedule.save(path)")
-        sites = tuple(DropoutSite(**{**site, "parameters": tuple(site["parameters"])}) for site in content.pop("sites"))
-        return cls(**content, sites=sites)
+            sites = tuple(
+                DropoutSite(**{**site, "parameters": tuple(site["parameters"])}) for site in content.pop("sites")
+            )
+            return cls(**content, sites=sites)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(f"expected a dropout schedule in {os.fspath(path)}, but {error}; {remedy}") from None
 
     def to_frame(self) -> pd.DataFrame:
         """One row per site in execution order: order, site, stack, layer, kind, rate, score, rank (0: least)."""

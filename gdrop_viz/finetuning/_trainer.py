@@ -124,6 +124,13 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_if_asked()
 
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.epoch_loss, self.epoch_rows = 0.0, 0
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if round(state.epoch) == args.num_train_epochs:
+            control.should_evaluate = True  # the last epoch counts, whether or not the others are scored
+
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_if_asked()
 
@@ -146,7 +153,6 @@ class Recorder(TrainerCallback):
         table = [(split, metric, float(value)) for metric, value in scores.items()]
         if split == "validation":
             table.insert(0, ("train", "loss", float(self.epoch_loss) / self.epoch_rows))
-            self.epoch_loss, self.epoch_rows = 0.0, 0
             self.epoch_scores = scores
         self.unfinished += [
             {"epoch": epoch, "split": split, "metric": metric, "value": value, "seconds": seconds}

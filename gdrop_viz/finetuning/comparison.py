@@ -21,7 +21,7 @@ from gdrop_viz.finetuning.ledger import Ledger, Run
 from gdrop_viz.finetuning.result import Comparison
 from gdrop_viz.finetuning.spread import limited_threads, spread
 from gdrop_viz.finetuning.store import RunStore
-from gdrop_viz.finetuning.train import Hyperparameters, default_learning_rate, run_rows, training_subset
+from gdrop_viz.finetuning.train import Hyperparameters, check_inputs, default_learning_rate, run_rows, training_subset
 
 if TYPE_CHECKING:
     from gdrop_viz.pretrained import Pretrained
@@ -85,11 +85,14 @@ def compare(
     ------
     ValueError, TypeError
         Before any training: no or unknown arms, a schedule of another model, fractions or seeds out of range or twice,
-        a fraction that leaves a class empty, settings out of range.
+        a fraction that leaves a class empty, settings out of range, a damaged file in `path`.
+    RuntimeError, OSError
+        Before any training: another comparison is at work in `path`, or nothing can be written there.
 
     >>> result = compare(lm, task, {"standard": 0.1, "none": None}, seeds=range(10), path="runs/")  # doctest: +SKIP
     >>> print(result.verdict("none", "standard"))  # doctest: +SKIP
     """
+    check_inputs(lm, task)
     fractions, seeds = _checked_fractions(fractions), _checked_seeds(seeds)
     if learning_rate is None:
         learning_rate = default_learning_rate(lm)
@@ -126,8 +129,9 @@ def compare(
             for arm, description in descriptions.items()
         },
     }
-    ledger = Ledger(runs, RunStore.open(path), metadata, metric=task.metrics[0], on_event=on_event, progress=progress)
-    with ledger, limited_threads(threads):
+    store = RunStore.open(path)
+    told = {"metric": task.metrics[0], "on_event": on_event, "progress": progress}
+    with store.held(), limited_threads(threads), Ledger(runs, store, metadata, **told) as ledger:
         if executor is not None:
             spread(executor, ledger, lm, task, arms, hyperparameters, stop=stop)
         else:

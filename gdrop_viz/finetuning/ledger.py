@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,8 @@ from gdrop_viz.finetuning.events import Event, EventKind, Listener
 from gdrop_viz.finetuning.result import Comparison, run_table
 from gdrop_viz.finetuning.store import RunStore, fingerprint
 from gdrop_viz.finetuning.units import percent
+
+logger = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
 
@@ -80,6 +83,7 @@ class Ledger:
     def start(self, run: Run) -> None:
         """Say that `run` begins."""
         where = f"{run.arm}, {percent(run.fraction)}, seed {run.seed}"
+        logger.info("run %d of %d: %s", self.n_done + 1, len(self.runs), where)
         self.bar.set_description(f"run {self.n_done + 1} of {len(self.runs)} ({where})")
         self._tell(Event("run started", **run.key, total_steps=run.total_steps))
 

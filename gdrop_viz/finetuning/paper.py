@@ -100,7 +100,7 @@ def paper_protocol(
             task = task.subset(n_train=n_train, n_validation=n_validation, seed=seed)
             options = {"fractions": fractions, "seeds": [seed], "epochs": epochs, "path": Path(path) / name}
             parts.append(compare(lm, task, arms, **{**TRAINING, **options, **settings}))
-        results[name] = _joined(parts)
+        results[name] = Comparison.joined(parts)
     return results
 
 
@@ -113,7 +113,7 @@ def beside_published(results: dict[str, Comparison]) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for task, result in results.items():
+    for task, result in by_validation_set(results).items():
         summary = result.summary().set_index(["arm", "fraction"])
         against = {arm: result.paired("guided", arm).set_index("fraction") for arm in ("standard", "matched mean")}
         for fraction in result.fractions:
@@ -131,6 +131,16 @@ def beside_published(results: dict[str, Comparison]) -> pd.DataFrame:
             row["seeds"] = int(summary.loc[("guided", fraction), "n"])
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def by_validation_set(results: dict[str, Comparison]) -> dict[str, Comparison]:
+    """Return the results with an entry more, "mnli (mismatched)", for each further validation set."""
+    named = {}
+    for task, result in results.items():
+        for split in result.validation_sets:
+            further = split.removeprefix("validation").strip("_")
+            named[f"{task} ({further})" if further else task] = result.on(split)
+    return named
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -169,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         glue=options.glue,
     )
     print(beside_published(results).to_string(index=False))
-    for task, result in results.items():
+    for task, result in by_validation_set(results).items():
         for arm in ("standard", "matched mean"):
             for line in result.verdict("guided", arm).splitlines():
                 print(f"{task}: {line}")
@@ -190,15 +200,6 @@ def _fisher(lm: Pretrained, path: Path, texts: str | None, n_sequences: int) -> 
     path.mkdir(parents=True, exist_ok=True)
     fisher.save(file)
     return fisher
-
-
-def _joined(parts: Sequence[Comparison]) -> Comparison:
-    """One comparison of several that differ in their seeds."""
-    import pandas as pd
-
-    metadata = {**parts[0].metadata, "seeds": [seed for part in parts for seed in part.metadata["seeds"]]}
-    metadata["complete"] = all(part.metadata["complete"] for part in parts)
-    return Comparison(pd.concat([part.runs for part in parts], ignore_index=True), parts[0].metric, metadata)
 
 
 def _with_interval(row: pd.Series) -> str:

@@ -6,13 +6,13 @@ import html
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdrop_viz._files import atomic_path
+from gdrop_viz._sealed import load_json, save_json
 from gdrop_viz.finetuning import statistics
 from gdrop_viz.finetuning.store import RunStore
 from gdrop_viz.finetuning.train import COLUMNS
@@ -72,6 +72,27 @@ class Comparison:
     def metrics(self) -> list[str]:
         """Metrics of the validation split, the loss among them."""
         return list(self.runs.loc[self.runs["split"] == "validation", "metric"].unique())
+
+    @property
+    def validation_sets(self) -> list[str]:
+        """Names of the sets that were scored: "validation", and MNLI's "validation_mismatched"."""
+        return [split for split in self.runs["split"].unique() if split != "train"]
+
+    def on(self, validation_set: str) -> Comparison:
+        """Return the comparison as scored on another of its validation sets; tables, tests and plots then show that.
+
+        Raises
+        ------
+        ValueError
+            If no run was scored on it.
+        """
+        if validation_set not in self.validation_sets:
+            raise ValueError(f"validation_set must be one of {', '.join(self.validation_sets)}, got {validation_set!r}")
+        if validation_set == "validation":
+            return self
+        runs = self.runs[self.runs["split"].isin(["train", validation_set])]
+        runs = runs.assign(split=runs["split"].replace(validation_set, "validation")).reset_index(drop=True)
+        return replace(self, runs=runs, metadata={**self.metadata, "validation_set": validation_set})
 
     def scores(self, metric: str | None = None) -> pd.DataFrame:
         """Return the validation score of each run after its last epoch: columns arm, fraction, seed, value.
@@ -135,6 +156,30 @@ class Comparison:
             rows.append({"fraction": fraction, **test._asdict()})
         table = pd.DataFrame(rows)
         return table.assign(p_holm=statistics.holm(table["p"]))
+
+    def change_with_data(
+        self, a: str, b: str, fraction: float, reference: float, metric: str | None = None, *, confidence: float = 0.95
+    ) -> pd.Series:
+        """Return by how much a - b is larger at `fraction` of the data than at `reference`, seed by seed.
+
+        The claim "a helps more when data are scarce" is about this difference of differences; that one share shows a
+        significant gain and the other does not is no test of it. Index: mean, low, high, std, n (seeds that have all
+        four runs), p (sign-flip test).
+
+        Raises
+        ------
+        ValueError
+            If an arm, a fraction or the metric is unknown.
+        """
+        import pandas as pd
+
+        unknown = {fraction, reference} - set(self.fractions)
+        if unknown:
+            raise ValueError(f"fraction must be among {', '.join(map(str, self.fractions))}, got {unknown.pop()!r}")
+        by_seed = self.differences(a, b, metric).pivot(index="seed", columns="fraction", values="value")
+        pairs = by_seed[[fraction, reference]].dropna()
+        test = statistics.paired_test(pairs[fraction].to_numpy(), pairs[reference].to_numpy(), confidence=confidence)
+        return pd.Series(test._asdict())
 
     def seeds_needed(
         self,
@@ -205,8 +250,7 @@ class Comparison:
             for name, values in self.runs.to_dict("list").items()
         }
         content = {"format": FORMAT, "metric": self.metric, "metadata": dict(self.metadata), "runs": columns}
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+        save_json(path, content)
         return Path(path)
 
     @classmethod
@@ -221,15 +265,42 @@ class Comparison:
         path = Path(path)
         if path.is_dir():
             return _from_folder(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"expected a file or folder with a saved comparison, but {path} does not exist")
+        remedy = "name a file of result.save(path) or a folder of compare(path=...)"
+        kind = "a saved comparison of this version of gdrop_viz"
+        content = load_json(path, kind=kind, names=("metric", "metadata", "runs"), form=FORMAT, remedy=remedy)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} holds no saved comparison: it is not JSON") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"{path} holds no saved comparison of this version of gdrop_viz")
-        return cls(run_table(content["runs"]), content["metric"], content["metadata"])
+            return cls(run_table(content["runs"]), content["metric"], dict(content["metadata"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"expected {kind}, but {path} holds something else ({error}); {remedy}") from None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Comparison]) -> Comparison:
+        """Return one comparison of several that differ in their seeds (each seed may have a task or arms of its own).
+
+        Raises
+        ------
+        ValueError
+            If there is none, or a run comes in two of them.
+        """
+        import pandas as pd
+
+        parts = list(parts)
+        if not parts:
+            raise ValueError("expected at least one comparison to join, got none")
+        runs = pd.concat([part.runs for part in parts], ignore_index=True)
+        repeated = runs[runs.duplicated(["arm", "fraction", "seed", "epoch", "split", "metric"])]
+        if not repeated.empty:
+            first = repeated.iloc[0]
+            raise ValueError(
+                f"expected comparisons of different seeds, but {first['arm']!r} at {percent(first['fraction'])} of the "
+                f"data with seed {first['seed']} came more than once"
+            )
+        metadata = {
+            **parts[0].metadata,
+            "seeds": [seed for part in parts for seed in part.metadata.get("seeds", ())],
+            "complete": all(part.metadata.get("complete", True) for part in parts),
+        }
+        return cls(runs, parts[0].metric, metadata)
 
     def __repr__(self) -> str:
         runs = len(self.runs.drop_duplicates(["arm", "fraction", "seed"]))
@@ -251,7 +322,7 @@ class Comparison:
         )
 
     def _title(self) -> str:
-        parts = [self.metadata.get("task"), self.metadata.get("model"), self.metric]
+        parts = [*(self.metadata.get(key) for key in ("task", "validation_set", "model")), self.metric]
         return ", ".join(str(part) for part in parts if part)
 
     def _intervals(self, table: pd.DataFrame, keys: list[str], confidence: float) -> pd.DataFrame:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gdrop_viz._files import atomic_path
+from gdrop_viz._files import exclusive
+from gdrop_viz._sealed import load_json, save_json
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "gdrop_viz run 1"
 
@@ -51,7 +56,12 @@ class RunStore:
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"path must be a folder for the finished runs, but {path} is a file; name another")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(
+                error.errno, f"the folder {str(path)!r} for the finished runs cannot be made; name another"
+            ) from error
         return cls(path, {})
 
     def read(self, settings: Mapping[str, Any]) -> list[dict[str, Any]] | None:
@@ -62,7 +72,7 @@ class RunStore:
         file = self.path / f"{name}.json"
         if not file.exists():
             return None
-        return _rows(_content(file))
+        return _content(file)["rows"]
 
     def write(
         self, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, about: Mapping[str, Any]
@@ -74,31 +84,37 @@ class RunStore:
             return
         # JSON has no NaN; null is read back as NaN
         kept = [{key: None if _is_nan(value) else value for key, value in row.items()} for row in rows]
-        with atomic_path(self.path / f"{name}.json") as temporary:
-            content = {"format": FORMAT, "about": dict(about), "settings": settings, "rows": kept}
-            temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+        content = {"format": FORMAT, "about": dict(about), "settings": settings, "rows": kept}
+        save_json(self.path / f"{name}.json", content)
+        logger.info("kept run %s (%s)", name, about)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other comparisons out of the folder while this one writes there; RuntimeError if one is at work."""
+        with nullcontext() if self.path is None else exclusive(self.path, folder=True):
+            yield
 
     def all(self) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
         """Yield settings, names and rows of every run in the folder, by the names of the files."""
         for file in sorted(self.path.glob("[0-9a-f]" * 20 + ".json")) if self.path else ():
             content = _content(file)
-            yield content["settings"], content["about"], _rows(content)
+            yield content["settings"], content["about"], content["rows"]
 
 
 def _content(file: Path) -> dict[str, Any]:
+    """What a file holds, null read as NaN; raises ValueError if that is not the finished run its name promises."""
+    remedy = "delete it to run it again, or move it out of the folder"
+    kind = "a finished run of this version of gdrop_viz"
+    content = load_json(file, kind=kind, names=("about", "settings", "rows"), form=FORMAT, remedy=remedy)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{file} is not a finished run of gdrop_viz (damaged JSON); delete it to run it again"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{file} is not a finished run of this version of gdrop_viz; move it out of the folder")
+        if fingerprint(content["settings"]) != file.stem:
+            raise ValueError("its settings belong to another file name")
+        content["rows"] = [
+            {**row, "value": math.nan if row["value"] is None else row["value"]} for row in content["rows"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"expected {kind}, but {file} holds something else ({error}); {remedy}") from None
     return content
-
-
-def _rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{**row, "value": math.nan if row["value"] is None else row["value"]} for row in content["rows"]]
 
 
 def _is_nan(value: Any) -> bool:

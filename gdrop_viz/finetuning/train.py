@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from gdrop_viz._expect import expect
 from gdrop_viz._hub import quiet_libraries
 from gdrop_viz._processes import n_processes, rank
 from gdrop_viz._state import preserved_rng
@@ -66,6 +67,9 @@ class Hyperparameters:
         "longest": to the longest of each batch; "max_length": every batch to `max_length`, as older scripts do.
     group_by_length
         Whether batches hold texts of similar length (the order stays random); else batches are drawn at random.
+    evaluate
+        "epoch": score the validation sets after each epoch; "end": only after the last one, which is what comparisons
+        look at. On small training sets scoring costs more than training.
     training_arguments
         More arguments of `transformers.TrainingArguments`, such as {"bf16": True}.
     """
@@ -78,6 +82,7 @@ class Hyperparameters:
     max_length: int = 512
     padding: Literal["longest", "max_length"] = "longest"
     group_by_length: bool = True
+    evaluate: Literal["epoch", "end"] = "epoch"
     training_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,6 +98,8 @@ class Hyperparameters:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay!r}")
         if self.padding not in ("longest", "max_length"):
             raise ValueError(f"padding must be 'longest' or 'max_length', got {self.padding!r}")
+        if self.evaluate not in ("epoch", "end"):
+            raise ValueError(f"evaluate must be 'epoch' or 'end', got {self.evaluate!r}")
         taken = sorted(self.training_arguments.keys() & _OWN_ARGUMENTS)
         if taken:
             raise ValueError(
@@ -175,7 +182,7 @@ def fine_tune(
 
     Returns
     -------
-    DataFrame with one row per epoch, split and metric: the columns arm, fraction, seed, epoch, split ("train",
+    DataFrame with one row per scored epoch, split and metric: the columns arm, fraction, seed, epoch, split ("train",
     "validation" and the task's further validation sets), metric, value, seconds (since the run began). The train split
     has only its mean loss in the epoch, with dropout on; the others have the loss and the task's metrics, without.
 
@@ -186,6 +193,7 @@ def fine_tune(
 
     >>> fine_tune(lm, task, 0.1, epochs=1)  # doctest: +SKIP
     """
+    check_inputs(lm, task)
     hyperparameters = Hyperparameters(
         epochs=epochs, learning_rate=default_learning_rate(lm) if learning_rate is None else learning_rate, **settings
     )
@@ -195,6 +203,15 @@ def fine_tune(
         fraction=fraction,
         seed=seed,
     )
+
+
+def check_inputs(lm: object, task: object) -> None:
+    """Raise TypeError unless the two are a pretrained model with its tokenizer and a labelled task."""
+    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.tasks import Task
+
+    expect(lm, Pretrained, "lm", "load_pretrained")
+    expect(task, Task, "task", "load_task")
 
 
 def training_subset(task: Task, fraction: float, seed: int) -> Dataset:
@@ -301,7 +318,7 @@ def _training_arguments(
         "seed": seed,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
-        "eval_strategy": "epoch",
+        "eval_strategy": "epoch" if hyperparameters.evaluate == "epoch" else "no",  # then the recorder asks for it
         "logging_strategy": "epoch",
         "save_strategy": "no",
         "report_to": "none",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,8 +80,10 @@ def fisher_information(
     draws, seed
         Random draws per sequence of the "sampled" and "hutchinson" estimators, and their seed.
     checkpoint
-        A file to which the sums are written about every `checkpoint_seconds` and at the end; a killed run called again
-        continues from it and ends with the same bits. It must belong to the same model, text and settings.
+        A file to which the sums are written after each batch (after several, where writing would take more than a
+        tenth of the time; at the latest after `checkpoint_seconds`) and at the end; a killed or stopped run called
+        again continues from it and ends with the same bits. It must belong to the same model, text and settings, and
+        only one run at a time may use it.
     stop_when_stable
         A confidence such as 0.95: end as soon as the order of the model's dropout sites (layers x components, where it
         has none) is settled, i.e. the bootstrap says with this confidence that its Spearman correlation with the order
@@ -116,19 +117,21 @@ def fisher_information(
     objective = Objective(estimator, draws, seed, loss)
     run = _Run(model, _chosen(model, parameters), objective, resolution, method)
     batches = run.checked(batches, stop_when_stable)
-    saved = Checkpoint(checkpoint, fingerprint(model, batches, objective, resolution, list(run.parameters)))
+    belongs_to = fingerprint(model, batches, objective, resolution, list(run.parameters))
+    saved = Checkpoint(checkpoint, belongs_to, seconds=checkpoint_seconds)
     mine = my_share(batches)
-    done = saved.restore(run.sums) if checkpoint is not None else 0
     total = sum(batch_size(batches[index]) for index in mine)
     reason = "all sequences"
     with (
+        saved.held(),
         preserved_modes(model),
         interruptible(stop) as stopping,
         progress_bar(total=total, description="Fisher information", unit="seq", show=progress) as bar,
     ):
+        done = saved.restore(run.sums)
         bar.update(run.sums.n_sequences)
+        logger.info("%s: %d sequences, %s, %s", type(model).__name__, total, estimator, resolution)
         run.trust(batches[0])
-        written = time.monotonic()
         for count, index in enumerate(mine):
             if count < done:
                 continue
@@ -136,18 +139,13 @@ def fisher_information(
                 reason = "stopped"
                 break
             run.take(batches[index], index)
+            done = count + 1
             bar.update(batch_size(batches[index]))
-            if checkpoint is not None and time.monotonic() - written >= checkpoint_seconds:
-                saved.write(run.sums, count + 1)
-                written = time.monotonic()
+            saved.write_if_due(run.sums, done)
             if stop_when_stable is not None and run.is_settled(stop_when_stable):
                 reason = f"stable at confidence {stop_when_stable:g}"
                 break
-            done = count + 1
-        else:
-            done = len(mine)
-        if checkpoint is not None and reason in ("all sequences", "stopped"):
-            saved.write(run.sums, done)
+        saved.write_if_due(run.sums, done, always=True)
     if not run.sums.n_sequences:
         raise KeyboardInterrupt("stopped before the first batch was complete: there is no Fisher information yet")
     if reason == "stopped":
@@ -310,7 +308,9 @@ class _Run:
             history=pd.DataFrame(sums.history_rows(), columns=names),
             metadata={
                 "model": type(self.model).__name__,
-                "heads": int(getattr(getattr(self.model, "config", None), "num_attention_heads", 0) or 0),
+                "heads": self._of_config("num_attention_heads"),
+                "key value heads": self._of_config("num_key_value_heads") or None,
+                "restricted": len(self.parameters) < len(list(self.model.parameters())),
                 "draws": self.objective.draws,
                 "seed": self.objective.seed,
                 "text checksum": checksum,
@@ -319,6 +319,10 @@ class _Run:
                 "ended": ended,
             },
         )
+
+    def _of_config(self, name: str) -> int:
+        value = getattr(getattr(self.model, "config", None), name, None)
+        return value if isinstance(value, int) else 0
 
 
 def _module(model: Any) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz._files import atomic_path
+from gdrop_viz._sealed import load_tensors, save_tensors
 from gdrop_viz.anatomy import places_of
 
 if TYPE_CHECKING:
@@ -102,17 +101,26 @@ class Fisher:
         )
 
     def grouped(self, by: str = "layer") -> pd.DataFrame:
-        """Group the tensors: `by` is "tensor", "layer", "component" or "layer and component".
+        """Group the scores: `by` is "tensor", "layer", "component", "layer and component", "head" or "neuron".
 
         mean: the unweighted mean of the tensors' means (the paper's score of a module); weighted mean: per element;
-        share: of all information, Σ scores.
+        share: of all information, Σ scores. "head" has a row per layer and attention head, "neuron" one per layer and
+        hidden unit of its feed-forward block: see `gdrop_viz.fisher.units`. Both need a score per parameter.
         """
+        if by in ("head", "neuron"):
+            from gdrop_viz.fisher.units import by_unit
+
+            scores = self._need_scores(f"grouped({by!r})")
+            heads = self._n_heads() if by == "head" else 0
+            return by_unit(scores, by, heads, self.metadata.get("key value heads"))
         frame = self.to_frame()
         if by == "tensor":
             return frame
         keys = {"layer": ["layer"], "component": ["component"], "layer and component": ["layer", "component"]}
         if by not in keys:
-            raise ValueError(f"by must be 'tensor', 'layer', 'component' or 'layer and component', got {by!r}.")
+            raise ValueError(
+                f"by must be 'tensor', 'layer', 'component', 'layer and component', 'head' or 'neuron', got {by!r}."
+            )
         frame["total"] = frame["mean"] * frame["elements"]
         groups = frame.groupby(keys[by], sort=False)
         table = groups.agg(
@@ -128,31 +136,30 @@ class Fisher:
         return table
 
     def heads(self, n_heads: int | None = None) -> pd.DataFrame:
-        """Mean score of every attention head's rows in query, key and value matrices: rows = tensors, columns = heads.
+        """Mean score of every attention head's part of each tensor: rows = tensors, columns = heads.
+
+        `grouped("head")` has the heads with all their tensors together.
 
         Raises ValueError at tensor resolution, or if the number of heads is unknown (pass `n_heads`).
         """
         import pandas as pd
 
+        from gdrop_viz.fisher.units import by_head
+
         scores = self._need_scores("heads()")
-        n_heads = n_heads or self.metadata.get("heads")
-        if not n_heads:
-            raise ValueError("The number of attention heads is unknown; pass n_heads=.")
-        rows = {}
-        for name, score in scores.items():
-            module = name.rsplit(".", 2)[-2] if "." in name else name
-            is_projection = module in ("query", "key", "value", "q", "k", "v", "q_proj", "k_proj", "v_proj")
-            if is_projection and score.dim() == 2 and score.shape[0] % n_heads == 0:
-                rows[name] = score.reshape(n_heads, -1).double().mean(1).tolist()
+        n_heads = self._n_heads(n_heads)
+        parts = {n: by_head(n, score, n_heads, self.metadata.get("key value heads")) for n, score in scores.items()}
+        rows = {name: part.double().mean(1).tolist() for name, part in parts.items() if part is not None}
         return pd.DataFrame.from_dict(rows, orient="index", columns=range(n_heads)).rename_axis(columns="head")
 
     def neurons(self, name: str) -> Tensor:
         """Mean score of each output unit of one matrix, (units,): rows, or columns of GPT-2's transposed Conv1D."""
+        from gdrop_viz.fisher.units import is_transposed
+
         scores = self._need_scores("neurons()")
         if name not in scores or scores[name].dim() != 2:
             raise ValueError(f"neurons() takes the name of a matrix among the parameters, got {name!r}.")
-        transposed = name.rsplit(".", 2)[-2] in ("c_attn", "c_proj", "c_fc", "q_attn")
-        return scores[name].double().mean(0 if transposed else 1)
+        return scores[name].double().mean(0 if is_transposed(name) else 1)
 
     def concentration(self, points: int = 200) -> pd.DataFrame:
         """How much of the information do the highest-scoring parameters carry?
@@ -215,6 +222,12 @@ class Fisher:
         counts = [int(np.prod(self.shapes[name])) if name in self.shapes else 1 for name in self.means.index]
         return pd.Series(counts, index=self.means.index, name="elements")
 
+    def _n_heads(self, given: int | None = None) -> int:
+        n_heads = given or self.metadata.get("heads")
+        if not n_heads:
+            raise ValueError("The number of attention heads is unknown; use heads(n_heads=...).")
+        return int(n_heads)
+
     def _need_scores(self, what: str) -> dict[str, Tensor]:
         if self.scores is None:
             raise ValueError(
@@ -234,14 +247,18 @@ class Fisher:
                 )
             if shape is not None and shapes[name] != shape:
                 raise ValueError(f"The scores of {name!r} have shape {shape}, the model's parameter {shapes[name]}.")
+        without = [name for name in shapes if name not in self.means.index]
+        if without and self.shapes and not self.metadata.get("restricted"):
+            raise ValueError(
+                f"These Fisher scores are of {self.metadata.get('model', 'another model')}: they hold nothing for "
+                f"{without[0]!r}, a parameter of {type(model).__name__}. Estimate on this model, or load theirs."
+            )
 
     # --- on disk -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: scores, means, errors and history as tensors, the rest as JSON in its header."""
         from importlib.metadata import version
-
-        from safetensors.torch import save_file
 
         names = list(self.means.index)
         header = {
@@ -262,9 +279,8 @@ class Fisher:
             "history": torch.tensor(np.ascontiguousarray(self.history.to_numpy(dtype=float))),
         }
         for name, score in (self.scores or {}).items():
-            tensors[f"scores/{name}"] = score.contiguous()
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"gdrop_viz": json.dumps(header)})
+            tensors[f"scores/{name}"] = score
+        save_tensors(path, "gdrop_viz", header, tensors)
 
     @classmethod
     def load(cls, path: str | Path, *, model: nn.Module | None = None) -> Fisher:
@@ -273,19 +289,11 @@ class Fisher:
         Raises FileNotFoundError, or ValueError if the file is damaged, of another kind, or does not fit the model.
         """
         import pandas as pd
-        from safetensors import SafetensorError, safe_open
 
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path} is no file; Fisher.save(path) writes one.")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("gdrop_viz", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(
-                f"{path} is damaged or not a safetensors file ({error}); estimate and save again."
-            ) from None
+        header, tensors = load_tensors(path, "gdrop_viz", remedy="estimate and save again")
         if header.get("kind") != _KIND:
             raise ValueError(f"{path} is no Fisher information; Fisher.save(path) writes such a file.")
         if header.get("version") != _VERSION:

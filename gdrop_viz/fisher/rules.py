@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gdrop_viz.fisher.nested import mapped, tensors_in
+from gdrop_viz._nested import mapped, tensors_in
+from gdrop_viz._position_wise import OFFSETS
 from gdrop_viz.fisher.per_sample import ElementwiseUse, MatrixUse, RowwiseUse, TableUse, Use
 
 if TYPE_CHECKING:
     from gdrop_viz.fisher.tracing import Tracer
 
 # The mark of a batch tensor: True = the first axis is the sequences' (times any number of rows each), a tuple = rows
-# gathered from the sequences at these offsets (by the LM head, see objectives.py), False = rows in an unknown order.
-MARK = "_sequence_offsets"
+# gathered from the sequences at these offsets (see _position_wise.py), False = rows in an unknown order.
+MARK = OFFSETS
 
 
 class Unsupported(Exception):

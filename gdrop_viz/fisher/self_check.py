@@ -30,7 +30,7 @@ def untrusted(
         sums.begin(batch_size(batch))
     reasons = by_hooks(model, parameters, batch, by["hooks"], objective=objective)
     by_loop(model, parameters, batch, by["loop"], objective=objective)
-    norms = {method: sums._batch for method, sums in by.items()}
+    norms = {method: sums.batch_norms for method, sums in by.items()}
     # a gradient that is zero in exact arithmetic (key biases) is rounding noise of the others' size
     noise = 1e-10 * norms["loop"].sum() / by["loop"].numel.sum()
     for column, (name, parameter) in enumerate(parameters.items()):

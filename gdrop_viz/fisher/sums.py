@@ -86,6 +86,13 @@ class Sums:
         rows = slice(self._first_row, self._first_row + len(norms))
         self._batch[rows, self._column[name]] += norms.double().cpu().numpy()
 
+    @property
+    def batch_norms(self) -> np.ndarray:
+        """‖G_n‖² of each sequence of the open batch (rows) and each tensor (columns)."""
+        if self._batch is None:
+            raise ValueError("No batch is open: begin() starts one.")
+        return self._batch
+
     def end(self, where: str) -> None:
         """Close the batch: its sequences count from now on. Raises ValueError on gradients that are not finite."""
         means = self._batch / self.numel

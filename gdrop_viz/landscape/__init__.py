@@ -9,7 +9,9 @@ from gdrop_viz.landscape.directions import (
     random_direction,
 )
 from gdrop_viz.landscape.extent import proposed_extent
+from gdrop_viz.landscape.findings import LandscapeFindings
 from gdrop_viz.landscape.hessian import Hessian
+from gdrop_viz.landscape.measuring import measure_landscape
 from gdrop_viz.landscape.paths import LossLine, Trajectory, loss_line, project_trajectory, trajectory_directions
 from gdrop_viz.landscape.ranking import bottom_k, random_k, select, top_k
 from gdrop_viz.landscape.selection import Selection
@@ -23,6 +25,7 @@ __all__ = [
     "Hessian",
     "HessianSpectrum",
     "HessianTrace",
+    "LandscapeFindings",
     "LossLine",
     "Selection",
     "SpectralDensity",
@@ -38,6 +41,7 @@ __all__ = [
     "loss_line",
     "loss_surface",
     "loss_surfaces",
+    "measure_landscape",
     "orthogonalized",
     "project_trajectory",
     "proposed_extent",

@@ -1,8 +1,7 @@
-"""How are masks, vectors and estimates kept? As safetensors, with what they are as JSON in the header."""
+"""How are masks, vectors and estimates kept? As sealed safetensors, with what they are as JSON in the header."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,32 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdrop_viz._files import atomic_path
+from gdrop_viz._sealed import DamagedFile, load_tensors, save_tensors
 
 
 def write_tensors(
     path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor | np.ndarray], facts: Mapping[str, Any]
 ) -> None:
     """Write `tensors` in one file that says it holds a `kind`, described by `facts`."""
-    from safetensors.torch import save_file
-
-    whole = {name: torch.as_tensor(tensor).cpu().contiguous() for name, tensor in tensors.items()}
-    header = json.dumps({"names": list(tensors), **facts})
-    with atomic_path(path) as temporary:
-        save_file(whole, temporary, metadata={f"gdrop_viz.{kind}": header})
+    whole = {name: torch.as_tensor(tensor).cpu() for name, tensor in tensors.items()}
+    save_tensors(path, f"gdrop_viz.{kind}", {"names": list(tensors), **facts}, whole)
 
 
 def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors (in their order) and facts of a file of this `kind`; FileNotFoundError, ValueError otherwise."""
-    from safetensors import SafetensorError, safe_open
-
+    expected = f"expected a file written by {kind}.save"
     if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"expected a file written by {kind}.save, got {os.fspath(path)!r}, which does not exist"
-        )
+        found = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise FileNotFoundError(f"{expected}, got {os.fspath(path)!r}, which {found}")
+    facts, tensors = load_tensors(path, f"gdrop_viz.{kind}", remedy="make it again and save it anew")
+    if not facts:
+        raise DamagedFile(f"{expected}, got {os.fspath(path)!r}, which is something else; name another file")
     try:
-        with safe_open(os.fspath(path), framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[f"gdrop_viz.{kind}"])
-            return {name: file.get_tensor(name) for name in facts.pop("names")}, facts
-    except (SafetensorError, KeyError) as error:
-        raise ValueError(f"expected a file written by {kind}.save, got {os.fspath(path)!r} ({error})") from None
+        return {name: tensors[name] for name in facts.pop("names")}, facts
+    except (KeyError, TypeError) as error:
+        raise DamagedFile(f"{expected}, got {os.fspath(path)!r} without {error}; make it again") from None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from gdrop_viz._interrupts import interruptible
 from gdrop_viz._progress import progress_bar
 from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
 from gdrop_viz.landscape.hessian import Hessian, random_signs
@@ -119,7 +120,7 @@ def hessian_density(
     of its eigenvectors as weights, are the Gauss quadrature of v's spectral measure. The basis is kept orthogonal by
     full reorthogonalisation: memory for n_steps vectors of the parameters' size.
 
-    When `stop` is set, the probes finished so far are returned; RuntimeError if there is none.
+    When `stop` is set, or on Ctrl-C, the probes finished so far are returned; RuntimeError if there is none.
 
     >>> import torch
     >>> model = nn.Linear(2, 1, bias=False)
@@ -133,13 +134,13 @@ def hessian_density(
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"expected {name} as a whole number of at least 1, got {value!r}")
     found = []
-    with Hessian(model, batches, selection=selection, loss=loss) as hessian:
+    with interruptible(stop) as stopping, Hessian(model, batches, selection=selection, loss=loss) as hessian:
         n_steps = min(n_steps, hessian.shape[0])
         total = n_probes * n_steps
         with progress_bar(total=total, description="Lanczos quadrature", unit="product", show=progress) as bar:
             for probe in range(n_probes):
                 start = random_signs(hessian.shape[0], hessian.dtype, seed=seed, probe=probe)
-                pair = _quadrature(hessian, start, n_steps, bar, stop)
+                pair = _quadrature(hessian, start, n_steps, bar, stopping)
                 if pair is None:
                     break
                 found.append(pair)
@@ -150,7 +151,7 @@ def hessian_density(
 
 
 def _quadrature(
-    hessian: Hessian, start: np.ndarray, n_steps: int, bar: object, stop: threading.Event | None
+    hessian: Hessian, start: np.ndarray, n_steps: int, bar: Any, stopping: Callable[[], bool]
 ) -> tuple[np.ndarray, np.ndarray] | None:
     from scipy.linalg import eigh_tridiagonal
 
@@ -158,7 +159,7 @@ def _quadrature(
     basis[0] = start / np.linalg.norm(start)
     diagonal, off = [], []
     for step in range(n_steps):
-        if stop is not None and stop.is_set():
+        if stopping():
             return None
         product = hessian @ basis[step]
         bar.update()

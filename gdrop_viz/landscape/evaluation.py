@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import pickle
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ Metric = Callable[[nn.Module, Sequence[Batch]], float]
 
 
 class Stopped(Exception):
-    """The stop event was set in the middle of a point; the point is not recorded."""
+    """It was asked to stop in the middle of a point; the point is not recorded."""
 
 
 @dataclass(frozen=True)
@@ -37,32 +37,18 @@ class PointValue:
 
 
 class MovedWeights:
-    """Put a model's weights at points of a plane, in place, and give back the very same bits on exit.
+    """Put a model's weights at points of a plane, in place, and give back the very same bits with `restore`.
 
-    Copies of the tensors that any of the planes moves are kept while the context is open; every point starts from
-    these copies, so that its weights do not depend on the points before it.
+    Copies of the tensors that any of the planes moves are kept; every point starts from these copies, so that its
+    weights do not depend on the points before it.
     """
 
     def __init__(self, model: nn.Module, planes: Planes) -> None:
         self._planes = planes
-        parameters = dict(model.named_parameters())
         moved = {name for directions in planes.values() for direction in directions for name in direction.vectors}
-        self._parameters = {name: parameters[name] for name in parameters if name in moved}
-        self._originals: dict[str, Tensor] = {}
-        self._away: set[str] = set()
-
-    def __enter__(self) -> MovedWeights:
+        self._parameters = {name: parameter for name, parameter in model.named_parameters() if name in moved}
         self._originals = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._restore(self._away)
-        except KeyboardInterrupt:  # a second interrupt must not leave half of the weights moved
-            self._restore(self._away)
-            raise
+        self._away: set[str] = set()
 
     @torch.no_grad()
     def move(self, plane: str, coefficients: Sequence[float]) -> None:
@@ -86,6 +72,10 @@ class MovedWeights:
                 torch.add(source, vector, alpha=c, out=parameter.data)
                 source = parameter
 
+    def restore(self) -> None:
+        """Put all weights back."""
+        self._restore(self._away)
+
     @torch.no_grad()
     def _restore(self, names: set[str]) -> None:
         for name in names:
@@ -93,64 +83,59 @@ class MovedWeights:
         self._away = self._away - names
 
 
+@dataclass(frozen=True)
 class PointEvaluator:
-    """Evaluate loss and metrics at points of one or more planes; a context, inside which the weights may be moved."""
+    """Evaluate loss and metrics at points of one or more planes; made by `evaluating`, which restores the model."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        batches: Sequence[Batch],
-        planes: Planes,
-        loss: Loss | None,
-        metrics: Mapping[str, Metric],
-    ) -> None:
-        self._batches = [on_device_of(model, batch) for batch in batches]  # once, not at every point
-        self._model, self._loss, self._metrics = model, loss, metrics
-        self._weights = MovedWeights(model, planes)
-        self._contexts = (preserved_modes(model), preserved_rng(), self._weights)
-
-    def __enter__(self) -> PointEvaluator:
-        for context in self._contexts:
-            context.__enter__()
-        try:
-            if self._loss is None:
-                # finds the head (and bad batches) at the trained weights, whatever the first point is
-                first = {name: value[:1] for name, value in self._batches[0].items()}
-                with torch.no_grad():
-                    sequence_losses(self._model, first)
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for context in reversed(self._contexts):
-            context.__exit__(None, None, None)
+    model: nn.Module
+    batches: Sequence[Batch]
+    loss: Loss | None
+    metrics: Mapping[str, Metric]
+    weights: MovedWeights
 
     def __call__(
-        self,
-        plane: str,
-        coefficients: Sequence[float],
-        *,
-        stop: threading.Event | None = None,
-        batches: int | None = None,
+        self, plane: str, coefficients: Sequence[float], stopping: Callable[[], bool] = lambda: False
     ) -> PointValue:
-        """Return the losses at a point, over the first `batches` batches (None: all); `Stopped` if `stop` is set."""
-        self._weights.move(plane, coefficients)
+        """Return losses and metrics at a point; `stopping` is asked before each batch, and ends it with `Stopped`."""
+        self.weights.move(plane, coefficients)
         losses = []
         with torch.no_grad():
-            for batch in self._batches[:batches]:
-                if stop is not None and stop.is_set():
+            for batch in self.batches:
+                if stopping():
                     raise Stopped
-                losses.append(sequence_losses(self._model, batch, loss=self._loss).double())
-        metrics = {name: float(metric(self._model, self._batches)) for name, metric in self._metrics.items()}
+                losses.append(sequence_losses(self.model, batch, loss=self.loss).double())
+        metrics = {name: float(metric(self.model, self.batches)) for name, metric in self.metrics.items()}
         return PointValue(torch.cat(losses).cpu().numpy(), metrics)
 
 
+@contextmanager
+def evaluating(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    planes: Planes,
+    loss: Loss | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+) -> Iterator[PointEvaluator]:
+    """A context with a `PointEvaluator`, inside which the weights may be moved; afterwards all is as it was."""
+    batches = [on_device_of(model, batch) for batch in batches]  # once, not at every point
+    with preserved_modes(model), preserved_rng():
+        if loss is None:
+            # finds the head (and bad batches) at the trained weights, whatever the first point is
+            first = {name: value[:1] for name, value in batches[0].items()}
+            with torch.no_grad():
+                sequence_losses(model, first)
+        weights = MovedWeights(model, planes)
+        try:
+            try:
+                yield PointEvaluator(model, batches, loss, metrics or {}, weights)
+            finally:
+                weights.restore()
+        finally:
+            weights.restore()  # does nothing, unless an interrupt has cut the first one short
+
+
 def packed(*arguments: Any) -> bytes:
-    """Serialise `PointEvaluator`'s arguments for the workers of an executor (memory only, never a file).
+    """Serialise `evaluating`'s arguments for the workers of an executor (memory only, never a file).
 
     As bytes, and not as tensors: torch would hand the tensors over through shared memory, and a worker that moves
     its weights would move the caller's.
@@ -179,10 +164,9 @@ def evaluate_in_worker(
     if getattr(_worker, "token", None) != token:
         if payload is None:
             return None
-        _worker.token = _worker.evaluator = None  # free the old model before the new one comes
-        evaluator = PointEvaluator(*pickle.loads(payload))
-        evaluator.__enter__()  # stays open: the worker's copy is never anybody else's
-        _worker.token, _worker.evaluator = token, evaluator
+        _worker.token = _worker.evaluator = _worker.context = None  # free the old model before the new one comes
+        _worker.context = evaluating(*pickle.loads(payload))  # stays open: the copy is never anybody else's
+        _worker.evaluator, _worker.token = _worker.context.__enter__(), token
     before = torch.get_num_threads()
     if before != threads:
         torch.set_num_threads(threads)

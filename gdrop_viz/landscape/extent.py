@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from gdrop_viz.landscape.directions import Direction
-from gdrop_viz.landscape.evaluation import Batch, PointEvaluator, checked
+from gdrop_viz.landscape.evaluation import Batch, checked, evaluating
 from gdrop_viz.objectives import Loss
 
 _PROBE_SEQUENCES = 32
@@ -29,6 +29,8 @@ def proposed_extent(
     The radius is bracketed by doubling or halving and then bisected twice, on the mean over ± each direction and
     about the first 32 sequences; it is rounded to two digits. A surface that never rises so far gets 64.
 
+    Raises ValueError for a rise that is not above 0, and as `loss_surface` does.
+
     >>> import torch
     >>> from gdrop_viz.landscape import random_direction
     >>> model = nn.Linear(2, 1)
@@ -36,6 +38,8 @@ def proposed_extent(
     >>> proposed_extent(model, [{"input": torch.ones(4, 2)}], random_direction(model, norm=1.0), loss=square) > 0
     True
     """
+    if not 0 < rise < math.inf:
+        raise ValueError(f"expected rise as a number of nats above 0, got {rise!r}")
     directions = [directions] if isinstance(directions, Direction) else list(directions)
     batches = checked(model, batches, {"": directions}, metrics={})
     few, n_sequences = [], 0
@@ -44,7 +48,7 @@ def proposed_extent(
         n_sequences += len(next(iter(batch.values())))
         if n_sequences >= _PROBE_SEQUENCES:
             break
-    with PointEvaluator(model, few, {"": directions}, loss, {}) as evaluate:
+    with evaluating(model, few, {"": directions}, loss) as evaluate:
 
         def mean_rise(radius: float) -> float:
             ends = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from gdrop_viz.landscape import surface_file
 from gdrop_viz.landscape.evaluation import PointValue
 from gdrop_viz.landscape.fingerprint import check_same
 from gdrop_viz.landscape.surface import Surface
+
+logger = logging.getLogger(__name__)
 
 
 class GrowingSurface:
@@ -34,6 +37,7 @@ class GrowingSurface:
         if path.exists():
             check_same(path, surface_file.read_fingerprint(path), fingerprint)
             known = surface_file.read(path)
+            logger.info("going on with %d of %d points from %s", known.n_evaluated, known.n_points, path)
             self.loss, self.error, self.evaluated = known.loss, known.standard_error, known.evaluated
             self.sequences, self.metrics = known.sequence_losses, dict(known.metrics)
         else:

@@ -57,6 +57,9 @@ class Hessian:
             for name, parameter in model.named_parameters()
             if parameter.is_floating_point() and (selection is None or name in selection.masks)
         }
+        bad = next((name for name, p in self._parameters.items() if not bool(torch.isfinite(p).all())), None)
+        if bad is not None:
+            raise ValueError(f"expected finite weights, got NaN or infinity in {bad!r}; load sound weights first")
         self._chosen = {
             name: None if selection is None or selection.is_whole(name) else selection.mask(name).to(parameter.device)
             for name, parameter in self._parameters.items()
@@ -132,6 +135,15 @@ class Hessian:
     def blocks(self, vector: np.ndarray) -> list[np.ndarray]:
         """Cut a flat vector into the entries of each tensor, in the order of `names`."""
         return np.split(vector, np.cumsum(self.sizes)[:-1])
+
+    def places(self, part: Selection) -> np.ndarray:
+        """Return where the elements of `part` stand in a flat vector; those that H is not over are left out."""
+        part = part.on(self._model)
+        inside = []
+        for name in self.names:
+            mask, chosen = part.mask(name), self._chosen[name]
+            inside.append(mask.reshape(-1) if chosen is None else mask[chosen.cpu()])
+        return torch.cat(inside).nonzero().squeeze(1).numpy()
 
     def _unflattened(self, vector: np.ndarray) -> list[Tensor]:
         out = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -56,6 +57,8 @@ def random_keys(name: str, shape: Sequence[int], seed: int) -> Tensor:
 
 def named_generator(name: str, seed: int) -> torch.Generator:
     """A CPU generator of its own for each (seed, name), so that no draw depends on the order of the others."""
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+        raise TypeError(f"expected seed as a whole number, got {seed!r}")
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
 from gdrop_viz.landscape.directions import Direction, difference_direction, weights_of
+from gdrop_viz.landscape.selection import Selection
 from gdrop_viz.landscape.surface import Surface
 from gdrop_viz.landscape.sweep import Batch, loss_surface
 
@@ -78,8 +79,7 @@ class LossLine:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LossLine:
         """Read a line that `save` wrote, or that `loss_line` kept in its `path`."""
-        surface = Surface.load(path)
-        return cls(replace(surface, x=_exact(surface.x)))
+        return _line(Surface.load(path))
 
     def __repr__(self) -> str:
         ends = f"{self.loss[self.t == 0][0]:.4f} to {self.loss[self.t == 1][0]:.4f} nats"
@@ -185,7 +185,7 @@ def loss_line(
     # whole steps on either side keep 0 and 1 on the grid
     grid = (-extra * step, 1 + extra * step)
     surface = loss_surface(model, batches, way, [grid], points + 2 * extra, label=label, **settings)
-    return LossLine(replace(surface, x=_exact(surface.x)))
+    return _line(surface)
 
 
 def project_trajectory(
@@ -215,12 +215,15 @@ def project_trajectory(
     return Trajectory(coordinates, np.sqrt(squares), np.sqrt(np.clip(squares - within, 0, None)))
 
 
-def trajectory_directions(model: nn.Module, checkpoints: Sequence[Checkpoint]) -> tuple[Direction, Direction]:
+def trajectory_directions(
+    model: nn.Module, checkpoints: Sequence[Checkpoint], *, selection: Selection | None = None
+) -> tuple[Direction, Direction]:
     """Return the two directions that hold most of a trajectory: principal components of θ_t - θ.
 
     θ are the weights of `model`, the centre of the plane (Li et al. 2018, section 7, take the last checkpoint); the
     differences are not centred, so that the plane goes through θ. Each direction's norm is the root mean square of
-    the checkpoints' extent along it, so that the path covers a few units. All checkpoints are held in memory once.
+    the checkpoints' extent along it, so that the path covers a few units. With a selection only the path of its
+    elements is looked at. All checkpoints are held in memory once.
 
     Raises ValueError if the checkpoints do not span a plane (fewer than two that differ from `model`).
 
@@ -230,7 +233,7 @@ def trajectory_directions(model: nn.Module, checkpoints: Sequence[Checkpoint]) -
     >>> round(project_trajectory(model, path, [d1, d2]).explained, 6)
     1.0
     """
-    differences = [_difference(model, checkpoint) for checkpoint in _some(checkpoints)]
+    differences = [_difference(model, checkpoint, selection) for checkpoint in _some(checkpoints)]
     n = len(differences)
     gram = np.zeros((n, n))
     for i in range(n):
@@ -249,14 +252,17 @@ def trajectory_directions(model: nn.Module, checkpoints: Sequence[Checkpoint]) -
         for weight, difference in zip(weights, differences, strict=True):
             for name, tensor in difference.items():
                 parts[name] = parts[name] + float(weight) * tensor if name in parts else float(weight) * tensor
-        direction = Direction(parts, label=f"principal component {i + 1} of the path")
+        where = "" if selection is None else selection.label
+        direction = Direction(parts, label=f"principal component {i + 1} of the path", selection=where)
         found.append(direction.scaled(float(np.sqrt(values[i] / n))))
     return found[0], found[1]
 
 
-def _exact(t: np.ndarray) -> np.ndarray:
-    """Put t = 1 exactly on the grid, where the spacing has rounded it away."""
-    return np.where(np.abs(t - 1) < 1e-9, 1.0, t)
+def _line(surface: Surface) -> LossLine:
+    # the spacing may have rounded t = 1 away
+    t = np.where(np.abs(surface.x - 1) < 1e-9, 1.0, surface.x)
+    axis = "t (0: the first checkpoint, 1: the second)"
+    return LossLine(replace(surface, x=t, metadata={**surface.metadata, "axis": axis}))
 
 
 def _some(checkpoints: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
@@ -265,8 +271,8 @@ def _some(checkpoints: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
     return checkpoints
 
 
-def _difference(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    return dict(difference_direction(model, weights_of(checkpoint)).vectors)
+def _difference(model: nn.Module, checkpoint: Checkpoint, selection: Selection | None = None) -> Mapping[str, Tensor]:
+    return difference_direction(model, weights_of(checkpoint), selection=selection).vectors
 
 
 def _shadow(model: nn.Module, checkpoint: Checkpoint, directions: Sequence[Direction]) -> tuple[list[float], float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -53,18 +53,11 @@ def top_k(
     >>> top_k(fisher, 2, by="tensor").names
     ['a.weight', 'b.weight']
     """
-    return _ranked(fisher, k, by, within, parameters, bottom=False)
+    return _ranked(fisher, k, by, bottom=False, within=within, parameters=parameters)
 
 
-def bottom_k(
-    fisher: Fisher,
-    k: float,
-    by: str = "element",
-    *,
-    within: str | None = None,
-    parameters: Callable[[str], bool] | None = None,
-) -> Selection:
-    """Select the parameters with the lowest Fisher scores; arguments, ties and errors as in `top_k`.
+def bottom_k(fisher: Fisher, k: float, by: str = "element", **among: Any) -> Selection:
+    """Select the parameters with the lowest Fisher scores; arguments (`among`: within, parameters) as in `top_k`.
 
     >>> import pandas as pd
     >>> from gdrop_viz.fisher import Fisher
@@ -72,7 +65,7 @@ def bottom_k(
     >>> bottom_k(fisher, 2, by="tensor").names
     ['a.weight', 'c.weight']
     """
-    return _ranked(fisher, k, by, within, parameters, bottom=True)
+    return _ranked(fisher, k, by, bottom=True, **among)
 
 
 def random_k(
@@ -132,7 +125,13 @@ def select(
 
 
 def _ranked(
-    fisher: Fisher, k: float, by: str, within: str | None, parameters: Callable[[str], bool] | None, *, bottom: bool
+    fisher: Fisher,
+    k: float,
+    by: str,
+    *,
+    bottom: bool,
+    within: str | None = None,
+    parameters: Callable[[str], bool] | None = None,
 ) -> Selection:
     _check_kind(by, within)
     if not hasattr(fisher, "means"):

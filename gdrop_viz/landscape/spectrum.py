@@ -139,6 +139,8 @@ def hessian_spectrum(
     """
     if which not in _ENDS:
         raise ValueError(f"expected which= one of {', '.join(map(repr, _ENDS))}, got {which!r}")
+    if not 0 <= tolerance < np.inf:
+        raise ValueError(f"expected tolerance as a number of at least 0 (0: as exact as rounding), got {tolerance!r}")
     hessian = Hessian(model, batches, selection=selection, loss=loss)
     n = hessian.shape[0]
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k < n:

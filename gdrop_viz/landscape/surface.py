@@ -150,9 +150,9 @@ class Surface:
         """Return the radius at which the mean loss over angles has risen by `amount` nats; NaN if it never does."""
         return surface_shape.rise_radius(self, amount)
 
-    def plateau(self) -> Plateau:
-        """Return the level of the surface's outer ring beside ln|V|, the loss of guessing."""
-        return surface_shape.plateau(self)
+    def plateau(self, vocabulary: int | None = None) -> Plateau:
+        """Return the level of the surface's outer ring beside ln|V|; |V| is needed for files that do not tell it."""
+        return surface_shape.plateau(self, vocabulary)
 
     def cross_section(self, axis: str = "x", at: float = 0.0) -> Surface:
         """Return the line through the grid point nearest to `at` on the other axis, as a 1-D surface."""

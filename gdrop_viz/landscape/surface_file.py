@@ -4,11 +4,13 @@ Layout (github tomgoldstein/loss-landscape): `xcoordinates` (nx,), `ycoordinates
 `dir_file`; -1 marks a point that is not known. In `train_loss` x varies fastest: the value at x[i], y[j] is number
 j * nx + i of the flattened array. That project declares the array as (nx, ny), which for nx != ny is NOT its indexing;
 others store it flat. Read by position, both are the same. Beside these, this package keeps `standard_error`,
-`sequence_losses` (points, N), `evaluated`, `metrics/*` in the same order, and `metadata` and `fingerprint` as JSON.
+`sequence_losses` (points, N), `evaluated`, `metrics/*` in the same order, `metadata` and `fingerprint` as JSON, and
+checksums of all that (see `surface_seal`).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -18,14 +20,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gdrop_viz._files import atomic_path
+from gdrop_viz._files import atomic_path, unwritable
+from gdrop_viz._sealed import DamagedFile
+from gdrop_viz.landscape.surface_seal import (
+    POINTS,
+    SEAL,
+    all_point_checksums,
+    checked_points,
+    fixed_checksum,
+    point_checksum,
+)
 
 if TYPE_CHECKING:
     from gdrop_viz.landscape.surface import Surface
 
 UNKNOWN = -1.0
 _LOCK_SECONDS = 30.0
-_OURS = ("standard_error", "sequence_losses", "evaluated", "metadata", "fingerprint", "metrics")
+_REMEDY = "name another file, or compute the surface again"
+_OURS = ("standard_error", "sequence_losses", "evaluated", "metadata", "fingerprint", "metrics", SEAL, POINTS)
 _LAYOUT = ("xcoordinates", "ycoordinates", "train_loss", "dir_file")
 
 
@@ -37,66 +49,87 @@ def write(surface: Surface, path: str | os.PathLike[str], *, fingerprint: Mappin
         raise ValueError(f"expected a path that ends in {', '.join(writers)}, got {os.fspath(path)!r}")
     with atomic_path(path) as temporary:
         writers[path.suffix](surface, temporary)
-        if fingerprint is not None:
+        if path.suffix in (".h5", ".hdf5"):
             with _opened(temporary, "r+") as file:
-                file["fingerprint"] = json.dumps(fingerprint)
+                if fingerprint is not None:
+                    file["fingerprint"] = json.dumps(fingerprint)
+                file[SEAL] = fixed_checksum(file)
 
 
 def read(path: str | os.PathLike[str]) -> Surface:
     """Read an HDF5 surface in any of the layouts above; FileNotFoundError or ValueError with the reason."""
+    with _opened(path, "r") as file:
+        try:
+            return _surface(file, path)
+        except DamagedFile:
+            raise
+        except Exception as error:  # what HDF5 and numpy say about a damaged file takes many forms
+            why = " ".join(str(error).split())[:200]
+            raise DamagedFile(f"expected a readable surface, got {os.fspath(path)!r} ({why}); {_REMEDY}") from None
+
+
+def _surface(file: Any, path: str | os.PathLike[str]) -> Surface:
     from gdrop_viz.landscape.surface import Surface
 
-    with _opened(path, "r") as file:
-        missing = [name for name in ("xcoordinates", "train_loss") if name not in file]
-        if missing:
-            raise ValueError(
-                f"expected a surface in loss-landscape's layout, got {os.fspath(path)!r} without {missing[0]!r}"
-            )
-        x = file["xcoordinates"][()]
-        y = file["ycoordinates"][()] if "ycoordinates" in file else None
-        shape = (len(x),) if y is None else (len(x), len(y))
-        n_points = int(np.prod(shape))
-
-        def plane(values: np.ndarray) -> np.ndarray:
-            return values if y is None else values.reshape(len(y), len(x), *values.shape[1:]).swapaxes(0, 1).copy()
-
-        if file["train_loss"].size != n_points:
-            raise ValueError(
-                f"expected train_loss with {n_points} values for {shape} coordinates, got {file['train_loss'].size} "
-                f"in {os.fspath(path)!r}; the file is damaged or of another kind"
-            )
-        flat = file["train_loss"][()].astype(np.float64).ravel()
-        known = file["evaluated"][()].astype(bool).ravel() if "evaluated" in file else flat != UNKNOWN
-        metadata = json.loads(file["metadata"][()]) if "metadata" in file else {}
-        if "dir_file" in file and "metadata" not in file:
-            name = file["dir_file"][()]
-            metadata["dir_file"] = name.decode() if isinstance(name, bytes) else str(name)
-        others = {name: data for name, data in file.items() if name not in _OURS + _LAYOUT}
-        others.update(file.get("metrics", {}))
-        extra: dict[str, Any] = {}
-        if "standard_error" in file:
-            extra["standard_error"] = plane(file["standard_error"][()].ravel())
-        if "sequence_losses" in file:
-            extra["sequence_losses"] = plane(file["sequence_losses"][()])
-        return Surface(
-            x,
-            y,
-            plane(np.where(known, flat, np.nan)),
-            metrics={
-                name: plane(np.where(known, data[()].ravel(), np.nan))
-                for name, data in others.items()
-                if getattr(data, "size", None) == n_points
-            },
-            evaluated=plane(known),
-            metadata=metadata,
-            **extra,
+    missing = [name for name in ("xcoordinates", "train_loss") if name not in file]
+    if missing:
+        raise DamagedFile(
+            f"expected a surface in loss-landscape's layout, got {os.fspath(path)!r} without {missing[0]!r}"
         )
+    x = file["xcoordinates"][()]
+    y = file["ycoordinates"][()] if "ycoordinates" in file else None
+    shape = (len(x),) if y is None else (len(x), len(y))
+    n_points = int(np.prod(shape))
+
+    def plane(values: np.ndarray) -> np.ndarray:
+        return values if y is None else values.reshape(len(y), len(x), *values.shape[1:]).swapaxes(0, 1).copy()
+
+    if file["train_loss"].size != n_points:
+        raise DamagedFile(
+            f"expected train_loss with {n_points} values for {shape} coordinates, got {file['train_loss'].size} "
+            f"in {os.fspath(path)!r}; the file is damaged or of another kind"
+        )
+    flat = file["train_loss"][()].astype(np.float64).ravel()
+    known = file["evaluated"][()].astype(bool).ravel() if "evaluated" in file else flat != UNKNOWN
+    readable = np.ones_like(known)
+    if SEAL in file or POINTS in file:
+        try:
+            known, readable = checked_points(file, known)
+        except (ValueError, KeyError) as error:
+            raise DamagedFile(f"{os.fspath(path)!r} is damaged ({error}); {_REMEDY}") from None
+    metadata = json.loads(file["metadata"][()]) if "metadata" in file else {}
+    if "dir_file" in file and "metadata" not in file:
+        name = file["dir_file"][()]
+        metadata["dir_file"] = name.decode() if isinstance(name, bytes) else str(name)
+    others = {name: data for name, data in file.items() if name not in _OURS + _LAYOUT}
+    others.update(file.get("metrics", {}))
+    extra: dict[str, Any] = {}
+    if "standard_error" in file:
+        extra["standard_error"] = plane(np.where(readable, file["standard_error"][()].ravel(), np.nan))
+    if "sequence_losses" in file:
+        extra["sequence_losses"] = plane(np.where(readable[:, np.newaxis], file["sequence_losses"][()], np.nan))
+    return Surface(
+        x,
+        y,
+        plane(np.where(known, flat, np.nan)),
+        metrics={
+            name: plane(np.where(known, data[()].ravel(), np.nan))
+            for name, data in others.items()
+            if getattr(data, "size", None) == n_points
+        },
+        evaluated=plane(known),
+        metadata=metadata,
+        **extra,
+    )
 
 
 def read_fingerprint(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return what the computation of the file at `path` depended on; None for a file from elsewhere."""
     with _opened(path, "r") as file:
-        return json.loads(file["fingerprint"][()]) if "fingerprint" in file else None
+        try:
+            return json.loads(file["fingerprint"][()]) if "fingerprint" in file else None
+        except Exception as error:  # as in `read`
+            raise DamagedFile(f"{os.fspath(path)!r} is damaged ({error}); {_REMEDY}") from None
 
 
 class PointWriter:
@@ -123,7 +156,9 @@ class PointWriter:
                 _put_flat(file[name], at, value)
             for name, value in metrics.items():
                 _put_flat(file["metrics"][name], at, value)
-            _put_flat(file["evaluated"], at, 1)
+            ordered = [metrics[name] for name in sorted(metrics)]
+            _put_flat(file[POINTS], at, point_checksum(at, mean, error, losses, ordered))
+            _put_flat(file["evaluated"], at, 1)  # last: from here on the point counts
         if time.monotonic() - self._synced > self._SYNC_SECONDS:
             self.sync()
 
@@ -158,7 +193,10 @@ def _opened(path: str | os.PathLike[str], mode: str) -> Any:
                 ) from None
             time.sleep(0.005)
         except OSError as error:
-            raise ValueError(f"expected a readable HDF5 surface, got {os.fspath(path)!r} ({error})") from None
+            if mode != "r" and not os.access(path, os.W_OK):
+                raise unwritable(path, errno.EACCES) from None
+            why = " ".join(str(error).split())[:200]
+            raise DamagedFile(f"expected a readable HDF5 surface, got {os.fspath(path)!r} ({why}); {_REMEDY}") from None
 
 
 def _write_hdf5(surface: Surface, path: Path) -> None:
@@ -167,8 +205,9 @@ def _write_hdf5(surface: Surface, path: Path) -> None:
     def flat(values: np.ndarray) -> np.ndarray:
         return values if surface.y is None else values.swapaxes(0, 1).reshape(-1, *values.shape[2:])
 
-    # superblock of HDF5 1.8: the later ones mark a file as open, and a killed process leaves that mark behind
-    with h5py.File(path, "w", libver=("earliest", "v108")) as file:
+    # the format of HDF5 1.8: it has checksums in its own structures, and unlike the later ones it does not mark a file
+    # as open, a mark that a killed process would leave behind
+    with h5py.File(path, "w", libver=("v108", "v108")) as file:
         file["xcoordinates"] = surface.x
         if surface.y is not None:
             file["ycoordinates"] = surface.y
@@ -182,6 +221,7 @@ def _write_hdf5(surface: Surface, path: Path) -> None:
         for name, values in surface.metrics.items():
             metrics[name] = flat(values).reshape(surface.loss.shape)
         file["metadata"] = json.dumps(surface.metadata)
+        file[POINTS] = all_point_checksums(file, flat(surface.evaluated))
 
 
 def _write_csv(surface: Surface, path: Path) -> None:

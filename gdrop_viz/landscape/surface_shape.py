@@ -151,16 +151,17 @@ def rise_radius(surface: Surface, amount: float) -> float:
     return float(np.interp(amount, [rise[inner], rise[outer]], [radius[inner], radius[outer]]))
 
 
-def plateau(surface: Surface) -> Plateau:
+def plateau(surface: Surface, vocabulary: int | None = None) -> Plateau:
     """Return the mean loss of the outer ring (beyond 0.9 of the half-width) and ln|V|, the loss of a uniform guess."""
     axes = [axis for axis in (surface.x, surface.y) if axis is not None]
     grid = np.meshgrid(*axes, indexing="ij")
     outermost = np.max([np.abs(g) / np.abs(axis).max() for g, axis in zip(grid, axes, strict=True)], axis=0)
     values = surface.loss[(outermost >= 0.9) & np.isfinite(surface.loss)]
-    vocabulary = surface.metadata.get("vocabulary")
+    vocabulary = vocabulary or surface.metadata.get("vocabulary")
+    uniform = math.log(vocabulary) if vocabulary else float("nan")
     if not len(values):
-        return Plateau(float("nan"), float("nan"), math.log(vocabulary) if vocabulary else float("nan"))
-    return Plateau(float(values.mean()), float(values.std()), math.log(vocabulary) if vocabulary else float("nan"))
+        return Plateau(float("nan"), float("nan"), uniform)
+    return Plateau(float(values.mean()), float(values.std()), uniform)
 
 
 def _known_points(surface: Surface) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

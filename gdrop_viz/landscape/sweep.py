@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import numbers
 import os
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +21,18 @@ import torch
 from torch import nn
 
 from gdrop_viz._executors import held_by_workers, n_workers
+from gdrop_viz._files import exclusive
+from gdrop_viz._interrupts import interruptible
 from gdrop_viz._progress import progress_bar
 from gdrop_viz.landscape.directions import Direction
 from gdrop_viz.landscape.evaluation import (
     Batch,
     Metric,
-    PointEvaluator,
     PointValue,
     Stopped,
     checked,
     evaluate_in_worker,
+    evaluating,
     packed,
 )
 from gdrop_viz.landscape.extent import proposed_extent
@@ -36,6 +41,8 @@ from gdrop_viz.landscape.grid import coarse_to_fine, coordinates
 from gdrop_viz.landscape.growing import GrowingSurface
 from gdrop_viz.landscape.surface import Surface, surface_path
 from gdrop_viz.objectives import Loss
+
+logger = logging.getLogger(__name__)
 
 Job = tuple[str, tuple[int, ...], tuple[float, ...]]  # plane, index, coefficients
 
@@ -103,12 +110,13 @@ def loss_surface(
     on_point
         Called in this thread with a `SurfacePoint` after each new point; the model is then still at that point.
     stop
-        When this event is set the call returns early with what is known so far.
+        When this event is set the call returns early with what is known so far. So it does on Ctrl-C, with a warning.
 
     The points come from coarse to fine. The weights are moved in place and are the same bits afterwards, also after
     an exception or an interrupt. A point with a loss that is not finite is recorded as it is.
 
-    Raises ValueError or TypeError before any work for bad arguments or a file that belongs to another computation.
+    Raises ValueError or TypeError before any work for bad arguments or a file that belongs to another computation,
+    RuntimeError if another run is writing the file.
 
     >>> from gdrop_viz.landscape import random_direction
     >>> model = nn.Linear(2, 1)
@@ -135,18 +143,13 @@ def loss_surfaces(
     points: int | Sequence[int] = 21,
     *,
     folder: str | os.PathLike[str] | None = None,
-    metrics: Mapping[str, Metric] | None = None,
-    loss: Loss | None = None,
-    progress: bool = True,
-    executor: Executor | None = None,
-    on_point: Callable[[SurfacePoint], Any] | None = None,
-    stop: threading.Event | None = None,
+    **settings: Any,
 ) -> dict[str, Surface]:
     """Evaluate several surfaces of one model in one go, on the same grid and text: name -> `Surface`.
 
     `planes` is name -> one or two directions. The surfaces grow side by side (`on_point` says which one in `label`);
-    with `folder=` each is kept in its own HDF5
-    file there. Everything else is as in `loss_surface`. With extent=None all share the widest of the proposed ones.
+    with `folder=` each is kept in its own HDF5 file there. `settings` are those of `loss_surface`: metrics, loss,
+    progress, executor, on_point, stop. With extent=None all share the widest of the proposed ones.
 
     >>> from gdrop_viz.landscape import random_direction, random_k
     >>> model = nn.Linear(2, 2)
@@ -160,10 +163,7 @@ def loss_surfaces(
     paths = {name: None if folder is None else surface_path(folder, name) for name in planes}
     if len(set(filter(None, paths.values()))) < len(paths) and folder is not None:
         raise ValueError("expected names that differ in more than punctuation, got two that would share one file")
-    return _computed(
-        model, batches, planes, extent, points, paths,
-        metrics=metrics, loss=loss, progress=progress, executor=executor, on_point=on_point, stop=stop,
-    )  # fmt: skip
+    return _computed(model, batches, planes, extent, points, paths, **settings)
 
 
 def _computed(
@@ -174,12 +174,12 @@ def _computed(
     points: Any,
     paths: Mapping[str, Path | None],
     *,
-    metrics: Mapping[str, Metric] | None,
-    loss: Loss | None,
-    progress: bool,
-    executor: Executor | None,
-    on_point: Callable[[SurfacePoint], Any] | None,
-    stop: threading.Event | None,
+    metrics: Mapping[str, Metric] | None = None,
+    loss: Loss | None = None,
+    progress: bool = True,
+    executor: Executor | None = None,
+    on_point: Callable[[SurfacePoint], Any] | None = None,
+    stop: threading.Event | None = None,
 ) -> dict[str, Surface]:
     metrics = dict(metrics or {})
     batches_kept = checked(model, batches, planes, metrics)
@@ -189,9 +189,35 @@ def _computed(
     if extent is None:
         extent = max(proposed_extent(model, batches_kept, directions, loss=loss) for directions in planes.values())
     axes = _axes(extent, points, n_axes)
-    x, y = axes[0], axes[1] if n_axes == 2 else None
     n_sequences = sum(len(next(iter(batch.values()))) for batch in batches_kept)
     text = text_checksum(batches, batches_kept)
+    with ExitStack() as held:
+        for path in filter(None, paths.values()):
+            held.enter_context(exclusive(path))
+        return _filled(
+            model, batches_kept, planes, axes, paths, text, n_sequences,
+            metrics=metrics, loss=loss, progress=progress, executor=executor, on_point=on_point, stop=stop,
+        )  # fmt: skip
+
+
+def _filled(
+    model: nn.Module,
+    batches_kept: list[Batch],
+    planes: dict[str, list[Direction]],
+    axes: list[np.ndarray],
+    paths: Mapping[str, Path | None],
+    text: str,
+    n_sequences: int,
+    *,
+    metrics: dict[str, Metric],
+    loss: Loss | None,
+    progress: bool,
+    executor: Executor | None,
+    on_point: Callable[[SurfacePoint], Any] | None,
+    stop: threading.Event | None,
+) -> dict[str, Surface]:
+    """The surfaces on the grid `axes`, whatever their files hold already taken as it is."""
+    x, y = axes[0], axes[1] if len(axes) == 2 else None
     growing: dict[str, GrowingSurface] = {}
     weights = model_checksum(model) if any(paths.values()) else None
     for label, directions in planes.items():
@@ -214,41 +240,48 @@ def _computed(
         for label in planes
         if not growing[label].evaluated[index]
     ]
+    logger.info("%d points to evaluate on %d surfaces", len(jobs), len(planes))
     arguments = (model, batches_kept, planes, loss, metrics)
-    source = _here(arguments, jobs, stop) if executor is None else _by_workers(executor, arguments, jobs, stop)
     total = len(order) * len(planes)
     done = total - len(jobs)
-    try:
-        with progress_bar(total=total, initial=done, description="Loss surface", unit="point", show=progress) as bar:
-            for (label, index, coefficients), value in source:
-                growing[label].put(index, value)
-                done += 1
-                bar.update()
-                if on_point is not None:
-                    here = growing[label]
-                    found = (float(here.loss[index]), float(here.error[index]))
-                    on_point(SurfacePoint(label, index, coefficients, *found, done, total, here.surface))
-    finally:
-        source.close()  # at once, not when the generator is collected: this restores the weights
+    with ExitStack() as stack:
+        stopping = stack.enter_context(interruptible(stop))
         for surface in growing.values():
-            surface.close()
+            stack.callback(surface.close)
+        source = (
+            _here(arguments, jobs, stopping) if executor is None else _by_workers(executor, arguments, jobs, stopping)
+        )
+        stack.callback(source.close)  # at once, not when the generator is collected: this restores the weights
+        bar = stack.enter_context(
+            progress_bar(total=total, initial=done, description="Loss surface", unit="point", show=progress)
+        )
+        for (label, index, coefficients), value in source:
+            growing[label].put(index, value)
+            done += 1
+            bar.update()
+            if on_point is not None:
+                here = growing[label]
+                found = (float(here.loss[index]), float(here.error[index]))
+                on_point(SurfacePoint(label, index, coefficients, *found, done, total, here.surface))
+    if done < total and not (stop is not None and stop.is_set()):
+        warnings.warn(f"interrupted: {done} of {total} points are known, the others are NaN", stacklevel=3)
     return {label: surface.surface() for label, surface in growing.items()}
 
 
-def _here(arguments: Any, jobs: Sequence[Job], stop: threading.Event | None) -> Iterator[tuple[Job, PointValue]]:
+def _here(arguments: Any, jobs: Sequence[Job], stopping: Callable[[], bool]) -> Iterator[tuple[Job, PointValue]]:
     if not jobs:
         return
-    with PointEvaluator(*arguments) as evaluate:
+    with evaluating(*arguments) as evaluate:
         for job in jobs:
             try:
-                value = evaluate(job[0], job[2], stop=stop)
+                value = evaluate(job[0], job[2], stopping)
             except Stopped:
                 return
             yield job, value
 
 
 def _by_workers(
-    executor: Executor, arguments: Any, jobs: Sequence[Job], stop: threading.Event | None
+    executor: Executor, arguments: Any, jobs: Sequence[Job], stopping: Callable[[], bool]
 ) -> Iterator[tuple[Job, PointValue]]:
     if not jobs:
         return
@@ -267,7 +300,7 @@ def _by_workers(
                 submit(job, held)
         while running:
             finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            if stop is not None and stop.is_set():
+            if stopping():
                 return
             for future in finished:
                 job = running.pop(future)
@@ -310,9 +343,12 @@ def _metadata(
     config = getattr(model, "config", None)
     kept = ("label", "norm", "seed", "normalize", "selection", "n_elements")
     facts = [{name: getattr(direction, name) for name in kept} for direction in directions]
+    name = getattr(config, "name_or_path", "") or type(model).__name__
     return {
         "label": label,
-        "model": getattr(config, "name_or_path", "") or type(model).__name__,
+        "model": os.path.basename(os.path.normpath(name))
+        if os.path.isdir(name)
+        else name,  # a path says nothing elsewhere
         "vocabulary": getattr(config, "vocab_size", None),
         "directions": facts,
         "inner_products": [[a.dot(b) for b in directions] for a in directions],

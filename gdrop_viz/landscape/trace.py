@@ -6,17 +6,17 @@ import html
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
 
+from gdrop_viz._interrupts import interruptible
 from gdrop_viz._progress import progress_bar
-from gdrop_viz.anatomy import place_of
 from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
 from gdrop_viz.landscape.hessian import Hessian, random_signs
-from gdrop_viz.landscape.selection import Selection
+from gdrop_viz.landscape.selection import Selection, grouping
 from gdrop_viz.objectives import Loss
 
 if TYPE_CHECKING:
@@ -36,12 +36,15 @@ class HessianTrace:
         counterpart of its mean Fisher score.
     label
         Over which parameters.
+    parts
+        Name -> (samples (n_probes,), elements): the trace over the elements of each selection that was asked for.
     """
 
     samples: np.ndarray
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     label: str
+    parts: Mapping[str, tuple[np.ndarray, int]] = field(default_factory=dict)
 
     @property
     def n_probes(self) -> int:
@@ -71,41 +74,40 @@ class HessianTrace:
         return self.to_frame("component")
 
     def to_frame(self, by: str = "tensor") -> pd.DataFrame:
-        """Return one row per "tensor", "layer" or "component".
+        """Return one row per "tensor", "layer", "component" or "part".
 
         Columns: elements; trace and its standard_error over probes; mean_diagonal = trace / elements.
         """
         import pandas as pd
 
-        groupings = {
-            "tensor": lambda name: name,
-            "layer": lambda name: place_of(name).label,
-            "component": lambda name: place_of(name).component,
-        }
-        if by not in groupings:
-            raise ValueError(f"expected by= one of {', '.join(map(repr, groupings))}, got {by!r}")
-        groups = [groupings[by](name) for name in self.names]
-        rows = []
-        for group in dict.fromkeys(groups):
-            members = [i for i, other in enumerate(groups) if other == group]
-            sums = self.samples[:, members].sum(axis=1)
-            elements = sum(self.sizes[i] for i in members)
-            rows.append(
-                {by: group, "elements": elements, "trace": sums.mean(), "standard_error": _standard_error(sums)}
-            )
-        frame = pd.DataFrame(rows).set_index(by)
+        if by == "part":
+            sums = dict(self.parts)
+        else:
+            group_of = grouping(by)
+            sums = {}
+            for name, size, samples in zip(self.names, self.sizes, self.samples.T, strict=True):
+                before, elements = sums.get(group_of(name), (0.0, 0))
+                sums[group_of(name)] = (before + samples, elements + size)
+        rows = [
+            {by: group, "elements": elements, "trace": samples.mean(), "standard_error": _standard_error(samples)}
+            for group, (samples, elements) in sums.items()
+        ]
+        frame = pd.DataFrame(rows, columns=[by, "elements", "trace", "standard_error"]).set_index(by)
         return frame.assign(mean_diagonal=frame["trace"] / frame["elements"])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result as one safetensors file."""
         facts = {"tensors": self.names, "sizes": self.sizes, "label": self.label}
-        write_tensors(path, "HessianTrace", {"samples": self.samples}, facts)
+        facts["parts"] = {name: elements for name, (_, elements) in self.parts.items()}
+        parts = {f"part {name}": samples for name, (samples, _) in self.parts.items()}
+        write_tensors(path, "HessianTrace", {"samples": self.samples, **parts}, facts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> HessianTrace:
         """Read what `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
         arrays, facts = read_tensors(path, "HessianTrace")
-        return cls(arrays["samples"].numpy(), tuple(facts["tensors"]), tuple(facts["sizes"]), facts["label"])
+        parts = {name: (arrays[f"part {name}"].numpy(), size) for name, size in facts["parts"].items()}
+        return cls(arrays["samples"].numpy(), tuple(facts["tensors"]), tuple(facts["sizes"]), facts["label"], parts)
 
     def __repr__(self) -> str:
         return f"HessianTrace({self.label}: {self.mean:.4g} ± {self.standard_error:.2g} from {self.n_probes} probes)"
@@ -120,6 +122,7 @@ def hessian_trace(
     n_probes: int = 30,
     *,
     selection: Selection | None = None,
+    parts: Mapping[str, Selection] | None = None,
     seed: int = 0,
     loss: Loss | None = None,
     progress: bool = True,
@@ -128,7 +131,9 @@ def hessian_trace(
     """Estimate the trace of the Hessian of L = 1/N Σ_n L_n, in total and for each tensor.
 
     Hutchinson: tr H = E[vᵀ H v] for v of independent random signs; restricted to the entries of one tensor, vₜᵀ(H v)ₜ
-    has the trace of that tensor's block as its mean. When `stop` is set, the probes done so far are returned.
+    has the trace of that tensor's block as its mean. So it is for any set of elements: `parts` (name -> Selection)
+    are estimated from the same probes, which costs nothing. When `stop` is set, or on Ctrl-C, the probes done so far
+    are returned.
 
     Raises ValueError for n_probes below 2, RuntimeError if it is stopped before the second probe.
 
@@ -141,22 +146,27 @@ def hessian_trace(
     """
     if isinstance(n_probes, bool) or not isinstance(n_probes, (int, np.integer)) or n_probes < 2:
         raise ValueError(f"expected n_probes as a whole number of at least 2 (for a standard error), got {n_probes!r}")
-    samples = []
+    samples, of_parts = [], []
     with (
+        interruptible(stop) as stopping,
         Hessian(model, batches, selection=selection, loss=loss) as hessian,
         progress_bar(total=n_probes, description="Hutchinson", unit="probe", show=progress) as bar,
     ):
         n = hessian.shape[0]
+        places = {name: hessian.places(part) for name, part in (parts or {}).items()}
         for probe in range(n_probes):
-            if stop is not None and stop.is_set():
+            if stopping():
                 break
             signs = random_signs(n, hessian.dtype, seed=seed, probe=probe)
-            products = zip(hessian.blocks(signs), hessian.blocks(hessian @ signs), strict=True)
-            samples.append([float(np.dot(a.astype(np.float64), b)) for a, b in products])
+            diagonal = signs * (hessian @ signs)  # its mean over probes is H's diagonal
+            samples.append([float(block.sum(dtype=np.float64)) for block in hessian.blocks(diagonal)])
+            of_parts.append([float(diagonal[place].sum(dtype=np.float64)) for place in places.values()])
             bar.update()
     if len(samples) < 2:
         raise RuntimeError("the trace was stopped before the second probe; nothing can be said of it")
-    return HessianTrace(np.array(samples), tuple(hessian.names), tuple(hessian.sizes), hessian.label)
+    columns = np.array(of_parts).T
+    found = {name: (column, len(place)) for (name, place), column in zip(places.items(), columns, strict=True)}
+    return HessianTrace(np.array(samples), tuple(hessian.names), tuple(hessian.sizes), hessian.label, found)
 
 
 def _standard_error(values: np.ndarray) -> float:

@@ -14,6 +14,8 @@ _HOME = {
     "surface_section": "landscape",
     "surface_radial": "landscape",
     "spectral_density": "landscape",
+    "landscape_rises": "landscape",
+    "fisher_beside_hessian": "landscape",
     "dropout_rates": "dropout",
     "comparison": "finetuning",
     "paired_differences": "finetuning",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from gdrop_viz._expect import expect
+
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
@@ -41,6 +43,10 @@ def dropout_rates(
     """
     import numpy as np
 
+    from gdrop_viz.dropout import DropoutSchedule
+
+    for one in schedule.values() if isinstance(schedule, Mapping) else (schedule,):
+        expect(one, DropoutSchedule, "schedule", "guided_dropout")
     if not isinstance(schedule, Mapping):
         axes = _new_axes(1)[0] if ax is None else ax
         _draw(schedule, axes, title=f"{schedule.kind} dropout", top=_top([schedule]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gdrop_viz._expect import expect
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -143,6 +145,9 @@ def training_curves(
 
 def _reading(result: Comparison, metric: str | None) -> tuple[str, float, str]:
     """The metric's name, the factor it is shown with and its unit."""
+    from gdrop_viz.finetuning import Comparison
+
+    expect(result, Comparison, "result", "compare")
     if result.runs.empty:
         raise ValueError("the comparison holds no finished run, so there is nothing to draw")
     from gdrop_viz.finetuning.units import in_points
@@ -189,7 +194,7 @@ def _title(result: Comparison, counts: Any, *more: str) -> str:
     seeds = sorted(set(counts))
     over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     shown = "one seed, so no interval" if seeds == [1] else f"mean and 95 % interval, {over}"
-    names = [str(result.metadata[key]) for key in ("task", "model") if result.metadata.get(key)]
+    names = [str(result.metadata[key]) for key in ("task", "validation_set", "model") if result.metadata.get(key)]
     return "\n".join(filter(None, [", ".join([*names, *more]), shown]))
 
 

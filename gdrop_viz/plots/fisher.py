@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gdrop_viz._expect import expect
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -63,7 +65,7 @@ def fisher_profile(
     """
     _check_measure(measure)
     several = isinstance(fisher, Mapping)
-    named = dict(fisher) if several else {"": fisher}
+    named = _named(fisher)
     if not named:
         raise ValueError("expected at least one Fisher result, got an empty mapping")
     normalize = len(named) > 1 if normalize is None else normalize
@@ -117,6 +119,7 @@ def fisher_heatmap(fisher: Fisher, *, measure: str = "mean", log: bool = True, a
     from matplotlib.colors import LogNorm
 
     _check_measure(measure)
+    _named(fisher)
     table = fisher_places(fisher)[measure].unstack()
     norm = None
     if log and (table > 0).to_numpy().any():
@@ -158,7 +161,9 @@ def fisher_concentration(
     >>> fisher_concentration(fisher).get_xlabel()
     'share of parameters, highest scores first'
     """
-    named = dict(fisher) if isinstance(fisher, Mapping) else {"": fisher}
+    if at is not None and not 0 < at <= 1:
+        raise ValueError(f"at must be a share of the parameters in (0, 1], got {at!r}")
+    named = _named(fisher)
     if not named:
         raise ValueError("expected at least one Fisher result, got an empty mapping")
     ax = _axes(ax, (5.0, 4.0))
@@ -227,6 +232,17 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def _named(fisher: Fisher | Mapping[str, Fisher]) -> dict[str, Fisher]:
+    from gdrop_viz.fisher import Fisher
+
+    named = dict(fisher) if isinstance(fisher, Mapping) else {"": fisher}
+    if not named:
+        raise ValueError("expected at least one Fisher result, got an empty mapping")
+    for one in named.values():
+        expect(one, Fisher, "fisher", "fisher_information")
+    return named
 
 
 def _check_measure(measure: str) -> None:

@@ -84,4 +84,4 @@ class FisherExplorer(Panel):
 
 
 def _name_of(fisher: Fisher) -> str:
-    return str(fisher.metadata.get("model") or "model")
+    return str(getattr(fisher, "metadata", {}).get("model") or "model")

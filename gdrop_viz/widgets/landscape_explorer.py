@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
+from gdrop_viz._expect import expect
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.code_box import CodeBox
 from gdrop_viz.widgets.landscape_explorer_state import BY, FRACTIONS, KINDS, NORMALIZATIONS, LandscapeExplorerState
@@ -46,6 +47,7 @@ class LandscapeExplorer(RunPanel):
     """
 
     _kept = "The points computed so far are kept."
+    _links: tuple[ipywidgets.Widget, ...] = ()
 
     def __init__(
         self,
@@ -59,6 +61,11 @@ class LandscapeExplorer(RunPanel):
         k: float = 0.01,
         seed: int = 0,
     ) -> None:
+        from gdrop_viz.fisher import Fisher
+        from gdrop_viz.pretrained import Pretrained
+
+        expect(lm, Pretrained, "lm", "load_pretrained")
+        expect(fisher, Fisher, "fisher", "fisher_information")
         super().__init__()
         self.lm, self.fisher, self.batches = lm, fisher, batches
         by = "element" if fisher.scores is not None else "tensor"
@@ -98,7 +105,9 @@ class LandscapeExplorer(RunPanel):
         self.section_chart = Chart(state.cross_section([]), height=220)
         self.code = CodeBox(code=state.as_code())
         # in the browser, without asking the kernel: both surfaces turn together and show the same point
-        self._links = [ipywidgets.jslink(*((chart, name) for chart in self.charts)) for name in ("angles", "cursor")]
+        self._links = tuple(
+            ipywidgets.jslink(*((chart, name) for chart in self.charts)) for name in ("angles", "cursor")
+        )
         self._controls = (
             *(self.left, self.right, self.k, self.by, self.normalize),
             *(self.seed, self.radius, self.points, self.same_distance, self.log_scale),

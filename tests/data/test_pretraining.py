@@ -147,6 +147,46 @@ def test_doubling_the_width_without_noise_changes_no_prediction(monkeypatch):
         torch.testing.assert_close(wide(ids).logits, narrow(ids).logits, rtol=1e-4, atol=1e-4)
 
 
+def test_a_token_starts_as_the_mean_of_its_word_pieces():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = Tokenizer(models.WordPiece({"[UNK]": 0, "good": 1, "##ness": 2, "ness": 3}, unk_token="[UNK]"))
+    pieces.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = Tokenizer(models.BPE({"<end>": 0, "Ġgood": 1, "ness": 2, "Ġness": 3, "Ġgoodness": 4, "Ġ": 5}, []))
+    words.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
+    table = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
+    rows = warm_start.pooled_embeddings(tokenizer, PreTrainedTokenizerFast(tokenizer_object=pieces), table)
+    assert rows.mean(0).abs().max() < 1e-6
+    assert rows.std() == pytest.approx(1)
+    # mean and scale are taken away, so distances between rows are what remains of the table
+    distance = (rows[:, None] - rows).norm(dim=-1)
+    unit = distance[1, 2] / 2**0.5  # from good to ##ness, which a token without a blank before it continues
+    assert distance[4, 1] / unit == pytest.approx(0.5**0.5)  # good ##ness lies half way
+    assert distance[3, 1] / unit == pytest.approx(41**0.5)  # a word of its own is another piece
+
+
+def test_steps_in_proportion_to_the_tensors():
+    from pretrain import WEIGHT_DECAY, optimizer_of
+    from recipes import RECIPES
+
+    model = small_bert(1, 8)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    optimizer = optimizer_of(model, RECIPES["t5-mini"])
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        rate, decay = rates[id(parameter)]
+        assert rate == pytest.approx(
+            RECIPES["t5-mini"].learning_rate * parameter.detach().norm() / parameter.numel() ** 0.5
+        )
+        assert decay == (WEIGHT_DECAY if parameter.ndim > 1 else 0), name
+    assert {group["lr"] for group in optimizer_of(model, RECIPES["gpt2-mini"]).param_groups} == {2e-3}
+
+
 def xdr(flags: int, *parts: bytes) -> bytes:
     return struct.pack(">I", flags) + b"".join(parts)
 

@@ -12,12 +12,15 @@ def local(tiny_lm, tmp_path):
     """A model folder, pretraining text and two tasks in GLUE's file layout."""
     tiny_lm.save(tmp_path / "model")
     (tmp_path / "text.txt").write_text("\n".join(sentences(40)))
-    for task, columns in {"cola": ["sentence"], "stsb": ["sentence1", "sentence2"]}.items():
+    columns = {"cola": ["sentence"], "stsb": ["sentence1", "sentence2"], "mnli": ["premise", "hypothesis"]}
+    mnli = {"train": 60, "validation_matched": 20, "validation_mismatched": 20}
+    label = {"cola": lambda i: i % 2, "stsb": lambda i: 0.5 * (i % 10), "mnli": lambda i: i % 3}
+    for task in columns:
         folder = tmp_path / "glue" / task
         folder.mkdir(parents=True)
-        for split, n in {"train": 60, "validation": 20}.items():
-            table = pd.DataFrame({column: sentences(n, seed=i + n) for i, column in enumerate(columns)})
-            table["label"] = [i % 2 if task == "cola" else 0.5 * (i % 10) for i in range(n)]
+        for split, n in (mnli if task == "mnli" else {"train": 60, "validation": 20}).items():
+            table = pd.DataFrame({column: sentences(n, seed=i + n) for i, column in enumerate(columns[task])})
+            table["label"] = [label[task](i) for i in range(n)]
             table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
     return tmp_path
 
@@ -62,3 +65,23 @@ def test_the_table(local, tiny_lm):
     # each seed shuffles and splits the pooled rows anew
     assert results["stsb"].metadata["n_train"] == 64
     assert results["stsb"].metadata["batch_size"] == 18
+
+
+def test_mnli_has_a_line_for_each_validation_set(local, tiny_lm):
+    import gdrop_viz as gv
+
+    means = {name: 1.0 + i for i, (name, _) in enumerate(tiny_lm.model.named_parameters())}
+    settings = {"fractions": [1.0], "seeds": [0, 1], "epochs": 1, "n_train": 18, "progress": False}
+    results = paper_protocol(
+        tiny_lm,
+        gv.Fisher.from_means(pd.Series(means)),
+        path=local / "runs",
+        tasks=["mnli"],
+        glue=local / "glue",
+        **settings,
+    )
+    table = beside_published(results).set_index("task")
+    assert list(table.index) == ["mnli", "mnli (mismatched)"]
+    rows = results["mnli"].runs
+    wanted = (rows["split"] == "validation_mismatched") & (rows["metric"] == "accuracy") & (rows["arm"] == "guided")
+    assert table.loc["mnli (mismatched)", "guided"].startswith(f"{100 * rows.loc[wanted, 'value'].mean():.2f} [")

@@ -77,6 +77,46 @@ def test_only_seeds_that_both_arms_ran_are_paired():
     assert both.paired("a", "b")["n"].tolist() == [2]
 
 
+def test_a_change_with_the_data_against_scipy(result, scores):
+    """The difference of differences: is the gain larger where data are scarce?"""
+    gain = {fraction: scores["guided", fraction] - scores["standard", fraction] for fraction in (1.0, 0.25)}
+    change = result.change_with_data("guided", "standard", 0.25, 1.0)
+    interval = scipy.stats.ttest_rel(gain[0.25], gain[1.0]).confidence_interval()
+    assert (change["low"], change["high"]) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert change["mean"] == pytest.approx((gain[0.25] - gain[1.0]).mean())
+    assert change["n"] == 7
+    assert 2 / 2**7 <= change["p"] <= 1
+    with pytest.raises(ValueError, match=r"fraction must be among 1\.0, 0\.25, got 0\.5"):
+        result.change_with_data("guided", "standard", 0.5, 1.0)
+
+
+def test_seeds_are_joined(scores):
+    parts = [made_up({key: values[i : i + 1] for key, values in scores.items()}, seeds=[i]) for i in range(len(scores))]
+    joined, whole = Comparison.joined(parts), made_up({key: values[: len(parts)] for key, values in scores.items()})
+    pd.testing.assert_frame_equal(joined.paired("guided", "none"), whole.paired("guided", "none"))
+    assert joined.arms == whole.arms
+    with pytest.raises(ValueError, match="'standard' at 100 % of the data with seed 1 came more than once"):
+        Comparison.joined([*parts, parts[1]])
+    with pytest.raises(ValueError, match="at least one comparison"):
+        Comparison.joined([])
+
+
+def test_another_validation_set(result, scores):
+    """MNLI is scored on two sets."""
+    other = result.runs[result.runs["split"] == "validation"].assign(split="validation_mismatched")
+    other["value"] += 0.1 * (other["arm"] == "guided")
+    both = Comparison(pd.concat([result.runs, other], ignore_index=True), "accuracy", {"task": "glue/mnli"})
+    assert both.validation_sets == ["validation", "validation_mismatched"]
+    assert both.summary().equals(result.summary()), "the first set unless told otherwise"
+    mismatched = both.on("validation_mismatched")
+    difference = scores["guided", 1.0] - scores["standard", 1.0]
+    found = mismatched.paired("guided", "standard").set_index("fraction")["mean"]
+    assert found[1.0] == pytest.approx(difference.mean() + 0.1)
+    assert "validation_mismatched" in mismatched._repr_html_()
+    with pytest.raises(ValueError, match="must be one of validation, validation_mismatched, got 'test'"):
+        both.on("test")
+
+
 def test_the_last_epoch_counts(result):
     assert (result.scores()["value"] > 0.5).all()
 
@@ -133,7 +173,7 @@ class TestSaveAndLoad:
         with pytest.raises(FileNotFoundError, match="no finished run"):
             Comparison.load(tmp_path)
         (tmp_path / "a.json").write_text("{}")
-        with pytest.raises(ValueError, match="holds no saved comparison"):
+        with pytest.raises(ValueError, match="is not a saved comparison"):
             Comparison.load(tmp_path / "a.json")
         (tmp_path / "b.json").write_text("{")
         with pytest.raises(ValueError, match="not JSON"):

@@ -267,6 +267,15 @@ def test_padding_changes_only_rounding(tiny_lm, toy_task):
     np.testing.assert_allclose(dynamic["value"], padded["value"], rtol=1e-3)
 
 
+def test_scores_of_the_end_alone_are_those_of_the_last_epoch(tiny_lm, toy_task):
+    tiny_lm.model.config.classifier_dropout = 0.0  # scoring draws a random number, so the masks would differ
+    every = fine_tune(tiny_lm, toy_task, None, epochs=3, learning_rate=3e-3)
+    end = fine_tune(tiny_lm, toy_task, None, epochs=3, learning_rate=3e-3, evaluate="end")
+    columns = ["epoch", "split", "metric", "value"]
+    last = every.loc[every["epoch"] == 3, columns].reset_index(drop=True)
+    assert end[columns].equals(last), "the training loss of the last epoch, too"
+
+
 def test_accumulated_batches_are_one_update(tiny_lm, toy_task):
     tiny_lm.model.config.classifier_dropout = 0.0
     whole = fine_tune(tiny_lm, toy_task, None, epochs=2, batch_size=16)
@@ -336,6 +345,7 @@ def test_default_learning_rate(tiny_lm):
         ({"warmup": 10}, "warmup must be a share"),
         ({"weight_decay": -1}, "weight_decay must be at least 0"),
         ({"padding": "short"}, "padding must be 'longest' or 'max_length'"),
+        ({"evaluate": "never"}, "evaluate must be 'epoch' or 'end', got 'never'"),
         ({"training_arguments": {"seed": 3}}, "must leave seed to gdrop_viz"),
         ({"training_arguments": {"dtype": torch.float16}}, "plain values that JSON can store"),
         ({"fraction": 0.0}, "fraction must be above 0"),

@@ -172,7 +172,7 @@ def test_out_of_memory_in_the_middle_of_backward_counts_nothing_twice(tiny_lm, t
     failed = []
 
     def failing(self, name, uses):
-        if len(self._batch) == len(uses[0].offsets) - 1 and name.endswith("layer.0.attention.self.key.weight"):
+        if len(self.batch_norms) == len(uses[0].offsets) - 1 and name.endswith("layer.0.attention.self.key.weight"):
             failed.append(name)
             raise torch.OutOfMemoryError("no room for this one")
         arrived(self, name, uses)
@@ -356,8 +356,14 @@ def test_save_and_load(tiny_lm, tiny_batches, tmp_path):
 
     with pytest.raises(ValueError, match=r"shape .* the model's parameter"):
         gv.Fisher.load(path, model=random_bert(hidden_size=8))
-    with pytest.raises(ValueError, match="is no parameter"):
+    with pytest.raises(ValueError, match=r"'bert\.encoder\.layer\.1\..* is no parameter"):
         gv.Fisher.load(path, model=random_bert(num_hidden_layers=1))
+    with pytest.raises(ValueError, match=r"nothing for 'bert\.encoder\.layer\.2\."):
+        gv.Fisher.load(path, model=random_bert(num_hidden_layers=3))
+    # scores of some parameters only are meant to leave out the others
+    some = run(tiny_lm.model, tiny_batches, parameters=["cls.predictions.bias"])
+    some.save(path)
+    assert list(gv.Fisher.load(path, model=tiny_lm.model).means.index) == ["cls.predictions.bias"]
     with pytest.raises(FileNotFoundError, match=r"Fisher\.save"):
         gv.Fisher.load(tmp_path / "none")
 

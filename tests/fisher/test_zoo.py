@@ -6,10 +6,11 @@ import warnings
 
 import pytest
 import torch
+import transformers
 
 import gdrop_viz as gv
 from gdrop_viz.objectives import is_causal
-from tests.zoo import ZOO, build
+from tests.zoo import EOS, ZOO, build
 
 # Mixtures of experts keep their weights in stacks that a grouped matrix product reads: those go through the loop.
 LOOPED = {"Mixtral": ("experts.gate_up_proj", "experts.down_proj")}
@@ -94,10 +95,60 @@ def test_tensor_resolution_agrees(name):
     ).all()
 
 
-@pytest.mark.parametrize("name", ["Bert", "GPT2", "T5", "Bart", "Llama", "Gemma"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_tied_and_untied_heads(name, tied):
-    case = build(name, tied=tied, dtype=torch.float64)
+def with_the_other_head(name, dtype):
+    """The architecture with its head untied if it usually is tied, and the other way round."""
+    usual = build(name).model
+    tied = usual.get_input_embeddings().weight is usual.get_output_embeddings().weight
+    case = build(name, tied=not tied, dtype=dtype)
+    is_tied = case.model.get_input_embeddings().weight is case.model.get_output_embeddings().weight
+    return case, is_tied != tied
+
+
+# MobileBERT's head is the embedding beside a matrix of its own, ELECTRA's and ALBERT's widths differ from the model's:
+# they have no other head to try
+@pytest.mark.parametrize("name", [name for name in ZOO if name != "MobileBert"])
+def test_the_other_of_tied_and_untied_heads(name):
+    dtype, relative = (torch.float32, 1e-4) if name == "Mixtral" else (torch.float64, 1e-6)
+    case, changed = with_the_other_head(name, dtype)
+    assert changed
     expected, _ = brute_force(case.model, case.batch)
-    fisher = gv.fisher_information(case.model, [case.batch], method="hooks", progress=False)
-    assert_same_scores(fisher, expected, 1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        fisher = gv.fisher_information(case.model, [case.batch], method="hooks", progress=False)
+    assert_same_scores(fisher, expected, relative)
+
+
+CLASSIFIERS = [name for name in ZOO if hasattr(transformers, f"{name}ForSequenceClassification")]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("estimator", ["empirical", "exact"])
+def test_classification_heads(name, estimator):
+    dtype, relative = (torch.float32, 1e-4) if name == "Mixtral" else (torch.float64, 1e-6)
+    case = build(name, head="ForSequenceClassification", dtype=dtype, num_labels=3)
+    batch = {**case.batch, "labels": torch.tensor([0, 2, 1])}
+    if name in ("T5", "Bart", "MT5"):  # the classifier reads the state at the last end of sequence
+        batch["input_ids"] = batch["input_ids"].clone()
+        batch["input_ids"][torch.arange(3), batch["attention_mask"].sum(1) - 1] = EOS
+    expected = classified_by_brute_force(case.model, batch, estimator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        fisher = gv.fisher_information(case.model, [batch], estimator=estimator, progress=False)
+    assert_same_scores(fisher, expected, relative)
+    assert all(parameter.endswith(LOOPED.get(name, ())) for parameter in fisher.metadata["through the loop"])
+
+
+def classified_by_brute_force(model, batch, estimator):
+    """1/N Σ_n Σ_c w_nc (∂ log p_nc/∂θ)², with w = 1 at the label (empirical) or w = p (exact)."""
+    parameters = dict(model.requires_grad_(True).named_parameters())
+    scores = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for n, label in enumerate(batch["labels"].tolist()):
+        one = {name: value[n : n + 1] for name, value in batch.items() if name != "labels"}
+        log_p = model(**one).logits[0].log_softmax(-1)
+        for c in [label] if estimator == "empirical" else range(len(log_p)):
+            weight = 1.0 if estimator == "empirical" else float(log_p[c].exp())
+            gradients = torch.autograd.grad(log_p[c], list(parameters.values()), allow_unused=True, retain_graph=True)
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    scores[name] += weight * gradient**2 / len(batch["labels"])
+    return scores

@@ -154,6 +154,24 @@ def test_the_trace_agrees_with_the_dense_one_within_its_error(small):
     assert trace.layers.equals(trace.to_frame("layer"))
 
 
+def test_the_trace_of_any_part_agrees_with_the_dense_diagonal(small):
+    model, batches, dense = small
+    few, other = random_k(model, 0.2, seed=1), select(model, lambda name: "query" in name)
+    parts = {"few": few, "not few": ~few, "queries": other}
+    trace = hessian_trace(model, batches, 60, parts=parts, progress=False)
+    frame = trace.to_frame("part")
+    for name, part in parts.items():
+        inside = chosen_of(model, part)
+        assert frame.loc[name, "elements"] == inside.sum()
+        assert abs(frame.loc[name, "trace"] - np.diag(dense)[inside].sum()) < 4 * frame.loc[name, "standard_error"]
+    assert frame["trace"][["few", "not few"]].sum() == pytest.approx(trace.mean)
+    # over a selection only what lies in both is counted
+    inside = chosen_of(model, few)
+    block = hessian_trace(model, batches, 60, selection=few, parts={"queries": other}, progress=False)
+    assert block.to_frame("part")["elements"].item() == (inside & chosen_of(model, other)).sum()
+    assert abs(block.mean - np.diag(dense)[inside].sum()) < 4 * block.standard_error
+
+
 def test_the_density_has_the_moments_of_the_dense_hessian(small):
     model, batches, dense = small
     density = hessian_density(model, batches, n_probes=5, n_steps=20, progress=False)
@@ -284,7 +302,7 @@ def test_bad_arguments_are_named(tiny_bert, tiny_lm, tiny_batches):
 def test_saved_results_are_the_same(tiny_bert, tiny_batches, tmp_path):
     chosen = random_k(tiny_bert, 40)
     settings = dict(selection=chosen, progress=False)
-    trace = hessian_trace(tiny_bert, tiny_batches, 2, **settings)
+    trace = hessian_trace(tiny_bert, tiny_batches, 2, parts={"some": random_k(tiny_bert, 900)}, **settings)
     density = hessian_density(tiny_bert, tiny_batches, n_probes=1, n_steps=3, **settings)
     spectrum = hessian_spectrum(tiny_bert, tiny_batches, k=2, **settings)
     for result in (trace, density, spectrum):
@@ -292,6 +310,8 @@ def test_saved_results_are_the_same(tiny_bert, tiny_batches, tmp_path):
         again = type(result).load(tmp_path / "result.safetensors")
         assert repr(again) == repr(result)
         assert again.to_frame().equals(result.to_frame())
+        if isinstance(result, HessianTrace):
+            assert again.to_frame("part").equals(result.to_frame("part"))
     for a, b in zip(again.directions, spectrum.directions, strict=True):
         assert (a.label, a.selection, list(a.vectors)) == (b.label, b.selection, list(b.vectors))
         assert all(torch.equal(a.vectors[name], b.vectors[name]) for name in a.vectors)

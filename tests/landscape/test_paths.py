@@ -13,10 +13,12 @@ from torch import nn
 from gdrop_viz.landscape import (
     Direction,
     LossLine,
+    Selection,
     Trajectory,
     loss_line,
     project_trajectory,
     random_direction,
+    select,
     trajectory_directions,
 )
 from gdrop_viz.objectives import sequence_losses
@@ -47,6 +49,20 @@ def test_the_barrier_between_two_wells():
     assert line.barrier == pytest.approx(2.0)  # at t = 1/2 the losses are 1, 2, 3
     assert line.barrier_standard_error == pytest.approx(1 / np.sqrt(3))
     assert line.to_frame()["excess"].max() == pytest.approx(2.0)
+
+
+def test_a_tasks_loss_between_two_classifiers(tiny_bert):
+    """What lies between a guided and a standard fine-tune: the loss is then the task's."""
+    from transformers import BertForSequenceClassification
+
+    torch.manual_seed(2)
+    one, other = (BertForSequenceClassification(tiny_bert.config).eval() for _ in range(2))
+    batch = {"input_ids": torch.randint(5, 20, (6, 7)), "labels": torch.tensor([0, 1, 1, 0, 1, 0])}
+    line = loss_line(one, other, [batch], points=5, progress=False)
+    for model, loss in ((one, line.loss[0]), (other, line.loss[-1])):
+        with torch.no_grad():
+            assert loss == pytest.approx(float(model(**batch).loss), rel=1e-5)
+    assert line.barrier >= 0
 
 
 def test_the_line_goes_on_beyond_its_ends():
@@ -111,6 +127,19 @@ def test_principal_components_hold_more_than_any_other_plane(walk):
     singular = np.linalg.svd(differences, compute_uv=False)
     assert best == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum())
     assert best >= project_trajectory(model, path, plane).explained
+
+
+def test_principal_components_of_a_selection(walk):
+    model, path, _, steps = walk
+    few = select(model, ["weight"]) & Selection.from_masks(
+        {"weight": torch.tensor([[True, True, False], [False] * 3])}, {"weight": (2, 3)}, "two elements"
+    )
+    d1, d2 = trajectory_directions(model, path, selection=few)
+    assert not any(d.vectors["weight"][0, 2:].any() or d.vectors["weight"][1].any() for d in (d1, d2))
+    seen = project_trajectory(model, path, (d1, d2))
+    # the elements 0 and 1 move by (2x + y, 3y), and by nothing else
+    inside = np.stack([2 * steps[:, 0] + steps[:, 1], 3 * steps[:, 1]], axis=1)
+    np.testing.assert_allclose(seen.distances**2 - seen.off_plane**2, (inside**2).sum(axis=1), atol=1e-9)
 
 
 def test_checkpoints_may_lie_on_disk(walk, tmp_path):

@@ -97,6 +97,8 @@ def test_the_plateau_is_the_outer_ring_beside_guessing():
     level = surface.plateau()
     assert (level.level, level.spread) == (7.0, 0.0)
     assert level.ln_vocabulary == pytest.approx(np.log(1000))
+    assert np.isnan(Surface(X, None, X**2).plateau().ln_vocabulary)  # a file from elsewhere
+    assert Surface(X, None, X**2).plateau(vocabulary=50).ln_vocabulary == pytest.approx(np.log(50))
 
 
 def test_a_cut_keeps_everything_of_its_line():

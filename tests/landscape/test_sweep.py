@@ -23,6 +23,7 @@ from torch import nn
 from gdrop_viz.landscape import (
     Direction,
     Surface,
+    hessian_trace,
     loss_surface,
     loss_surfaces,
     proposed_extent,
@@ -128,6 +129,53 @@ def test_the_model_and_the_process_are_left_as_they_were(tiny_bert, tiny_batches
     assert all(p.grad is None and p.requires_grad for p in tiny_bert.parameters())
 
 
+def test_weights_come_back_from_an_interrupt_in_any_line():
+    """Raise KeyboardInterrupt at the n-th line that runs between first move and last restoration, for every n."""
+    model, batches, plane = words.scorer(), words.batches()[:1], words.plane()[:1]
+    before = bits(model)
+
+    def run(interrupt_at: int) -> int:
+        lines = 0
+
+        def watch(frame, event, argument):
+            nonlocal lines
+            if not frame.f_code.co_filename.endswith("evaluation.py"):
+                return None
+            if event == "line" and bits(model) != before:
+                lines += 1
+                if lines == interrupt_at:
+                    raise KeyboardInterrupt
+            return watch
+
+        sys.settrace(watch)
+        try:
+            loss_surface(model, batches, plane, points=3, progress=False, loss=words.word_losses)
+        finally:
+            sys.settrace(None)
+        return lines
+
+    lines = run(interrupt_at=0)
+    assert lines > 30
+    for n in range(1, lines + 1):
+        with pytest.raises(KeyboardInterrupt):
+            run(n)
+        assert bits(model) == before, n
+
+
+def test_ctrl_c_returns_what_is_known(tiny_bert, tiny_batches, plane):
+    before, handler = bits(tiny_bert), signal.getsignal(signal.SIGINT)
+
+    def press(point):
+        if point.n_done == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.warns(UserWarning, match="4 of 25 points are known"):
+        partial = loss_surface(tiny_bert, tiny_batches, plane, points=5, progress=False, on_point=press)
+    assert partial.n_evaluated == 4
+    assert bits(tiny_bert) == before
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
 def test_weights_are_restored_when_a_forward_pass_fails_far_out(tiny_bert, tiny_batches, plane):
     before, calls = bits(tiny_bert), []
 
@@ -186,6 +234,16 @@ def test_metrics_are_recorded_at_the_moved_weights(tiny_bert, tiny_batches, plan
             moved.get_parameter(name).add_(vector)
     assert surface.metrics["norm"][2] == pytest.approx(float(norm(moved, tiny_batches)), rel=1e-7)
     assert (Surface.load(path).metrics["norm"] == surface.metrics["norm"]).all()
+
+
+def test_a_metric_may_be_a_trace(tiny_bert, tiny_batches, plane):
+    def trace(model, batches):
+        return hessian_trace(model, batches, 2, progress=False).mean
+
+    surface = loss_surface(tiny_bert, tiny_batches, plane[:1], points=3, progress=False, metrics={"trace": trace})
+    assert surface.metrics["trace"][1] == pytest.approx(trace(tiny_bert, tiny_batches), rel=1e-5)
+    assert len(set(surface.metrics["trace"])) == 3
+    assert not any(p.grad is not None for p in tiny_bert.parameters())
 
 
 def test_several_surfaces_in_one_go_are_the_single_ones(tiny_bert, tiny_batches, plane, tmp_path):
@@ -310,6 +368,17 @@ def test_a_pool_of_processes_gives_identical_results(tmp_path):
     assert (pooled.sequence_losses == here.sequence_losses).all()
     assert (pooled.metrics["accuracy"] == here.metrics["accuracy"]).all()
     assert (Surface.load(tmp_path / "s.h5").sequence_losses == here.sequence_losses).all()
+
+
+def test_dask_gives_identical_results():
+    from distributed import Client
+
+    settings = dict(points=3, progress=False, loss=words.word_losses)
+    here = loss_surface(words.scorer(), words.batches(), words.plane(), **settings)
+    cluster = dict(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None)
+    with Client(**cluster) as client, client.get_executor() as executor:
+        there = loss_surface(words.scorer(), words.batches(), words.plane(), executor=executor, **settings)
+    assert (there.sequence_losses == here.sequence_losses).all()
 
 
 class Counting(ThreadPoolExecutor):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import LogNorm, to_rgb
 
-from gdrop_viz.landscape import SpectralDensity, Surface, Trajectory
+from gdrop_viz.landscape import LandscapeFindings, SpectralDensity, Surface, Trajectory, loss_line
 from gdrop_viz.plots.landscape import (
     compare_surfaces,
+    fisher_beside_hessian,
+    landscape_rises,
     spectral_density,
     surface_3d,
     surface_contour,
     surface_radial,
     surface_section,
 )
+from tests.conftest import random_bert
 
 X = np.linspace(-1, 1, 11)
 X[5] = 0
@@ -86,6 +90,19 @@ def test_clipping_is_stated_with_its_share():
     assert "clipped" not in words(surface_contour(surface))
 
 
+def test_what_is_clipped_has_the_colour_beyond_the_last_level():
+    filled = surface_contour(bowl(), clip=4.0).collections[0]
+    assert filled.extend == "max"
+    beyond = filled.get_paths()[-1]
+    assert {(1.0, 1.0), (1.0, -1.0)} <= {tuple(vertex) for vertex in beyond.vertices.round(6)}
+    assert tuple(filled.get_facecolors()[-1]) == tuple(filled.cmap(filled.norm(1e9)))
+
+
+def test_a_line_between_checkpoints_says_what_its_ends_are(tiny_bert, tiny_batches):
+    line = loss_line(tiny_bert, random_bert(seed=1), tiny_batches[:1], points=3, progress=False)
+    assert surface_section(line.surface).get_xlabel() == "t (0: the first checkpoint, 1: the second)"
+
+
 def test_diverged_points_stay_blank_and_are_counted():
     loss = bowl().loss.copy()
     loss[0, 0], loss[1, 0] = np.inf, np.nan
@@ -111,6 +128,7 @@ def test_panels_share_one_scale():
     limits = {ax.collections[0].get_clim() for ax in figure.axes[:2]}
     assert limits == {(min(s.loss.min() for s in surfaces.values()), max(s.loss.max() for s in surfaces.values()))}
     assert [ax.get_title() for ax in figure.axes[:2]] == ["shallow", "steep"]
+    assert [bool(ax.get_ylabel()) for ax in figure.axes[:2]] == [True, False]  # said once
     heights = {ax.get_zlim() for ax in compare_surfaces(surfaces, kind="3d").axes[:2]}
     assert len(heights) == 1
     logarithmic = compare_surfaces(surfaces, log=True)
@@ -168,6 +186,41 @@ def test_the_density_is_drawn_from_its_frame():
     np.testing.assert_allclose(ax.lines[0].get_ydata(), density.to_frame()["density"])
     assert ax.get_yscale() == "log"
     assert "1 probes x 3 Lanczos steps" in words(ax)
+
+
+@pytest.fixture
+def findings() -> LandscapeFindings:
+    rises = [
+        {"model": model, "comparison": comparison, "moved": moved, "seed": seed, "norm": 1.0, "step": 1.0,
+         "rise": rise + 0.1 * seed, "standard_error": 0.1}
+        for model in ("one", "two") for comparison in ("equal", "own")
+        for moved, rise in (("the top", 2.0), ("the rest", -0.3)) for seed in range(3)
+    ]  # fmt: skip
+    curvature = [
+        {"model": model, "by": "rank of the score", "group": str(k), "elements": 10, "trace": trace,
+         "standard_error": 1.0, "fisher": 10.0 ** -k}
+        for model in ("one", "two") for k, trace in enumerate((40.0, 3.0, -1.0))
+    ]  # fmt: skip
+    settings = {"one": {"words_per_sequence": 4.0}, "two": {"words_per_sequence": 60.0}}
+    return LandscapeFindings(pd.DataFrame(rises), pd.DataFrame(curvature), settings)
+
+
+def test_every_direction_of_every_finding_is_drawn(findings):
+    figure = landscape_rises(findings)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["equal", "own"]
+    drawn = np.concatenate([line.get_xdata() for line in figure.axes[0].lines if line.get_marker() == "|"])
+    part = findings.rises[findings.rises["comparison"] == "equal"]
+    # the caps of the error bars are such marks too
+    assert set(part["rise"].round(9)) <= set(np.round(drawn.astype(float), 9))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["the top", "the rest"]
+
+
+def test_means_stand_beside_the_line_of_independent_words(findings):
+    ax = fisher_beside_hessian(findings)
+    grey = [line for line in ax.lines if line.get_color() == "0.5"]
+    np.testing.assert_allclose(grey[1].get_ydata(), 60 * np.asarray(grey[1].get_xdata()))
+    np.testing.assert_allclose(grey[0].get_xdata(), [0.1, 0.01])  # the third trace is negative
+    assert "2 negative left out" in ax.get_title()
 
 
 @pytest.mark.parametrize("style", ["default", "dark_background"])

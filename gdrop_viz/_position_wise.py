@@ -1,0 +1,180 @@
+"""From which module on does a language model work position by position? There, the predicted positions suffice.
+
+Heads are position-wise, and in a post-norm encoder (BERT) so is what follows the last attention: feed-forward, norms
+and head can be fed the predicted positions alone, a sixth of them in masked language modelling. The module is found
+by trying, not by name or class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from gdrop_viz._nested import mapped, tensors_in
+from gdrop_viz._state import preserved_modes
+
+# what the Fisher tracer reads on gathered rows: which of them belong to which sequence
+OFFSETS = "_sequence_offsets"
+
+_LENGTH = 16  # tokens of each of the two sequences on which a module is tried
+_Change = Callable[[Tensor], Tensor]
+_found: WeakKeyDictionary[nn.Module, nn.Module | None] = WeakKeyDictionary()
+
+
+@contextmanager
+def only_at(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    predicted: Tensor,
+    offsets: tuple[int, ...],
+    *,
+    logits: Callable[[Any], Tensor],
+    inside: bool,
+) -> Iterator[bool]:
+    """Run the position-wise end of `model` on the rows of `predicted` (N, T) only: its logits become (1, M, V).
+
+    offsets: rows of sequence n are offsets[n] .. offsets[n + 1] - 1 of the M.
+    logits: picks the logits from the model's output.
+    inside: also look inside the backbone, not only at the head (worth its price where few positions are predicted).
+
+    Yields whether it will happen: where no module passes the trial, everything is fed.
+    """
+    if model not in _found:
+        shape = predicted.shape
+        if shape[1] < 4:  # too few positions to try with
+            yield False
+            return
+        _found[model] = _first_position_wise(model, inputs, shape, logits, inside)
+    module = _found[model]
+    if module is None:
+        yield False
+        return
+
+    def gather(tensor: Tensor) -> Tensor:
+        rows = tensor[predicted.to(tensor.device)].unsqueeze(0)  # accelerate may have put the module elsewhere
+        setattr(rows, OFFSETS, offsets)
+        return rows
+
+    with _inputs_changed(module, predicted.shape, gather):
+        yield True
+
+
+def _first_position_wise(
+    model: nn.Module, inputs: Mapping[str, Any], shape: torch.Size, logits: Callable[[Any], Tensor], inside: bool
+) -> nn.Module | None:
+    """The earliest module whose input suffices at single positions; None if not even the head's does."""
+    few, shape = _two_short_sequences(inputs, shape)
+    heads = _behind_the_backbone(model)
+    with preserved_modes(model), torch.no_grad(), _no_function_mode():
+        called, full = _calls(model, few, shape, logits)
+        first = next((k for k, module in enumerate(called) if module in heads), None)
+        if first is None or full.shape[:2] != shape:
+            return None
+        sequence, position = torch.meshgrid(torch.arange(shape[0]), torch.arange(shape[1]), indexing="ij")
+        rows = ((sequence + position) % 3 == 0).to(full.device) & full.isfinite().all(-1)
+        found = None
+        for module in reversed(called[: first + 1] if inside else called[first : first + 1]):
+            if _notices_other_positions(model, few, module, rows, full, logits):
+                break  # positions mix here, and so they do from any earlier module on
+            if _same_at_positions(model, few, module, rows, full, logits):
+                found = module
+    return found
+
+
+def _notices_other_positions(
+    model: nn.Module, few: Mapping[str, Any], module: nn.Module, rows: Tensor, full: Tensor, logits: Callable
+) -> bool:
+    """Whether NaN at all other positions of the module's input reaches the logits at `rows`."""
+
+    def poison(tensor: Tensor) -> Tensor:
+        return tensor.masked_fill(~rows.unsqueeze(-1).to(tensor.device), torch.nan)
+
+    with _inputs_changed(module, rows.shape, poison):
+        try:
+            poisoned = logits(model(**few))
+        except (RuntimeError, ValueError, IndexError):
+            return True
+    return not torch.equal(poisoned[rows], full[rows])
+
+
+def _same_at_positions(
+    model: nn.Module, few: Mapping[str, Any], module: nn.Module, rows: Tensor, full: Tensor, logits: Callable
+) -> bool:
+    """Whether the logits come out the same if the module is fed these rows alone, as one sequence."""
+    with _inputs_changed(module, rows.shape, lambda tensor: tensor[rows.to(tensor.device)].unsqueeze(0)):
+        try:
+            some = logits(model(**few))
+        except (RuntimeError, ValueError, IndexError):
+            return False
+    # another blocking of the same matrix product may round differently
+    return some.shape[:2] == (1, int(rows.sum())) and torch.allclose(some[0], full[rows], rtol=1e-2, atol=1e-3)
+
+
+@contextmanager
+def _inputs_changed(module: nn.Module, shape: torch.Size, change: _Change) -> Iterator[None]:
+    """While this is open, every (N, T, width) tensor among the module's arguments is changed first."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        return mapped((args, kwargs), lambda tensor: change(tensor) if _has_rows(tensor, shape) else tensor)
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _calls(
+    model: nn.Module, few: Mapping[str, Any], shape: torch.Size, logits: Callable[[Any], Tensor]
+) -> tuple[list[nn.Module], Tensor]:
+    """The modules that get (N, T, width) tensors, in the order of their first call, and the logits."""
+    called: dict[nn.Module, None] = {}
+
+    def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if any(_has_rows(tensor, shape) for tensor in tensors_in((args, kwargs))):
+            called.setdefault(module)
+
+    handles = [
+        module.register_forward_pre_hook(watch, with_kwargs=True) for module in model.modules() if module is not model
+    ]
+    try:
+        full = logits(model(**few))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(called), full
+
+
+def _behind_the_backbone(model: nn.Module) -> set[nn.Module]:
+    """The modules that do not belong to the backbone: `cls`, `lm_head`, `vocab_transform`, ..."""
+    backbone = getattr(model, "base_model", model)
+    if backbone is not model:
+        return set(model.modules()) - set(backbone.modules()) - {model}
+    # T5: encoder, decoder and head side by side
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return {output} if isinstance(output, nn.Module) else set()
+
+
+def _two_short_sequences(inputs: Mapping[str, Any], shape: torch.Size) -> tuple[dict[str, Any], torch.Size]:
+    few: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.dim() and len(value) == shape[0]:
+            value = value[[0, min(1, shape[0] - 1)]]
+            if value.dim() == 2 and value.shape[1] == shape[1]:
+                value = value[:, :_LENGTH]
+        few[name] = value
+    return few, torch.Size((2, min(_LENGTH, shape[1])))
+
+
+def _has_rows(tensor: Tensor, shape: torch.Size) -> bool:
+    return tensor.dim() == 3 and tensor.shape[:2] == shape
+
+
+def _no_function_mode() -> Any:
+    disabled = getattr(torch._C, "DisableTorchFunction", None)
+    return disabled() if disabled is not None else nullcontext()

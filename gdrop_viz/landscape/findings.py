@@ -1,0 +1,158 @@
+"""What was found: does the loss rise faster along informative parameters, and is the Fisher diagonal the Hessian's?"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class LandscapeFindings:
+    """What was measured on one or more models: see `gdrop_viz.landscape.measuring`.
+
+    Attributes
+    ----------
+    rises
+        One row per line: model, comparison, moved, seed, norm (of the direction), step (multiple of it), rise (nats
+        above the trained weights' loss, at + and - step averaged), standard_error (over sequences, paired).
+    curvature
+        One row per group of parameters: model, by ("rank of the score", "place" or "all"), group, elements, trace (of
+        the Hessian's block) and its standard_error over probes, fisher (sum of the scores on the same text).
+    settings
+        Model -> how it was measured.
+
+    >>> from gdrop_viz.bundled import data_folder
+    >>> findings = LandscapeFindings.load(data_folder() / "landscape_findings")
+    >>> "bert-mini" in findings.settings
+    True
+    """
+
+    rises: pd.DataFrame
+    curvature: pd.DataFrame
+    settings: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> LandscapeFindings:
+        """Read the findings of all models that `measure_landscape` has written to `folder`."""
+        import pandas as pd
+
+        files = sorted(Path(folder).glob("*.json"))
+        if not files:
+            raise FileNotFoundError(
+                f"expected findings in {os.fspath(folder)!r}, got none; measure: python -m gdrop_viz landscape-findings"
+            )
+        found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
+        tables = {
+            name: pd.DataFrame([{"model": model, **row} for model, facts in found.items() for row in facts[name]])
+            for name in ("rises", "curvature")
+        }
+        return cls(**tables, settings={model: facts["settings"] for model, facts in found.items()})
+
+    def summary(self, step: float = 1.0) -> pd.DataFrame:
+        """Return one row per model, comparison and set of parameters: the rise at `step` times the direction.
+
+        Columns: norm; rise (mean over directions), low and high (95 % t interval over directions), lowest, highest,
+        directions.
+        """
+        at = self.rises[self.rises["step"] == step]
+        rows = []
+        for key, part in at.groupby(["model", "comparison", "moved"], sort=False):
+            low, high = _interval(part["rise"])
+            row = {"norm": part["norm"].mean(), "rise": part["rise"].mean(), "low": low, "high": high}
+            row |= {"lowest": part["rise"].min(), "highest": part["rise"].max(), "directions": len(part)}
+            rows.append(dict(zip(("model", "comparison", "moved"), key, strict=True)) | row)
+        import pandas as pd
+
+        return pd.DataFrame(rows).set_index(["model", "comparison", "moved"])
+
+    def differences(self, step: float = 1.0) -> pd.DataFrame:
+        """Return the rise of the first set of each comparison minus that of each other, paired by direction seed.
+
+        Columns: difference (mean, nats), low and high (95 % t interval), higher (in how many of the directions).
+        """
+        import pandas as pd
+
+        at = self.rises[self.rises["step"] == step]
+        rows = []
+        for (model, comparison), part in at.groupby(["model", "comparison"], sort=False):
+            first, *others = part["moved"].unique()
+            table = part.pivot(index="seed", columns="moved", values="rise")
+            for other in others:
+                difference = table[first] - table[other]
+                low, high = _interval(difference)
+                row = {"model": model, "comparison": comparison, "first": first, "other": other}
+                row |= {"difference": difference.mean(), "low": low, "high": high}
+                rows.append({**row, "higher": int((difference > 0).sum()), "directions": len(difference)})
+        return pd.DataFrame(rows).set_index(["model", "comparison", "first", "other"])
+
+    def verdicts(self) -> list[str]:
+        """Say in one sentence each what the differences, and Fisher beside Hessian, come to."""
+        said = []
+        for (model, comparison, first, other), row in self.differences().iterrows():
+            span = f"{row['difference']:+.2f} nats, 95 % interval {row['low']:+.2f} to {row['high']:+.2f}"
+            if row["low"] > 0:
+                told = f"the loss rises more along {first} than along {other}"
+            elif row["high"] < 0:
+                told = f"the loss rises LESS along {first} than along {other}"
+            else:
+                told = f"no difference seen between {first} and {other}"
+            count = f"higher in {row['higher']:.0f} of {row['directions']:.0f} directions"
+            said.append(f"{model}, {comparison}: {told} ({span}; {count}).")
+        for model, row in self.fisher_beside_hessian().iterrows():
+            said.append(
+                f"{model}: Hessian trace / sum of Fisher scores {row['ratio']:.1f} ± {row['standard_error']:.1f}, with "
+                f"{row['words']:.1f} predicted words per sequence; their rank correlation over {row['places']:.0f} "
+                f"places is {row['rank_correlation']:.2f}; the top 1 % by score (on other text) hold "
+                f"{row['fisher_in_top']:.0%} of the Fisher scores and {row['trace_in_top']:.0%} of the trace."
+            )
+        return said
+
+    def fisher_beside_hessian(self) -> pd.DataFrame:
+        """Return one row per model: how the Fisher diagonal compares with the Hessian's on the same text.
+
+        Columns: ratio = trace / sum of scores, its standard_error (over probes) and what it should be if the words'
+        gradients were independent (words per sequence); rank_correlation (Spearman) of mean Hessian diagonal and mean
+        score over places; share of either sum in the 1 % with the highest scores on another text.
+        """
+        import pandas as pd
+
+        rows = []
+        for model, part in self.curvature.groupby("model", sort=False):
+            whole = part[part["by"] == "all"].iloc[0]
+            ranks, places = part[part["by"] == "rank of the score"], part[part["by"] == "place"]
+            means = places[["trace", "fisher"]].div(places["elements"], axis=0)
+            top = ranks.iloc[:2]  # to 0.1 %, to 1 %
+            row = {
+                "ratio": whole["trace"] / whole["fisher"],
+                "standard_error": whole["standard_error"] / whole["fisher"],
+            }
+            row |= {"words": self.settings[model]["words_per_sequence"], "places": len(places)}
+            row |= {"rank_correlation": means.corr("spearman").iloc[0, 1]}
+            row |= {f"{name}_in_top": top[name].sum() / whole[name] for name in ("fisher", "trace")}
+            rows.append({"model": model, **row})
+        return pd.DataFrame(rows).set_index("model")
+
+    def __repr__(self) -> str:
+        return f"LandscapeFindings({', '.join(self.settings)}: {len(self.rises)} rises, {len(self.curvature)} traces)"
+
+    def _repr_html_(self) -> str:
+        table = self.summary().to_html(float_format=lambda value: f"{value:.3g}")
+        return f"<p>{html.escape(repr(self))}</p>{table}"
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    """The 95 % t interval of a mean."""
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)

@@ -1,0 +1,182 @@
+"""How does a model's loss rise along informative and other parameters, and how is it curved? Measured, resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gdrop_viz._files import atomic_path
+from gdrop_viz.landscape.directions import Direction, random_direction
+from gdrop_viz.landscape.extent import proposed_extent
+from gdrop_viz.landscape.findings import LandscapeFindings
+from gdrop_viz.landscape.fingerprint import model_checksum
+from gdrop_viz.landscape.ranking import bottom_k, random_k, select, top_k
+from gdrop_viz.landscape.surface import surface_path
+from gdrop_viz.landscape.sweep import loss_surface
+from gdrop_viz.landscape.trace import HessianTrace, hessian_trace
+
+if TYPE_CHECKING:
+    from gdrop_viz.corpora import Batches
+    from gdrop_viz.fisher import Fisher
+    from gdrop_viz.pretrained import Pretrained
+
+EQUAL, FILTERED, OWN_HALVES, EQUAL_HALVES = (
+    "1 % of the parameters, equal distance",
+    "1 % of the parameters, filter-normalised, equal distance",
+    "halves of the tensors, each along its own direction",
+    "halves of the tensors, equal distance",
+)
+_RANKS = (0.001, 0.01, 0.1, 0.5, 1.0)
+
+
+def measure_landscape(
+    lm: Pretrained,
+    folder: str | os.PathLike[str],
+    *,
+    work: str | os.PathLike[str] = "runs/landscape",
+    n_fisher: int = 256,
+    n_sequences: int = 32,
+    max_length: int = 64,
+    n_directions: int = 8,
+    n_probes: int = 16,
+    progress: bool = True,
+) -> LandscapeFindings:
+    """Measure on one model how the loss rises along informative and other parameters; write `folder`/<name>.json.
+
+    The sets are chosen by the Fisher information of one text; loss, curvature and the scores beside it are measured
+    on another. Every comparison uses `n_directions` Gaussian directions, the same draw for all of its sets; random sets
+    are drawn anew for each. The distance is that at which the top 1 % have raised the loss by about a nat, doubled.
+    The lines are kept in `work` as they grow, so that a stopped or killed run goes on where it was.
+
+    >>> measure_landscape(lm, "findings")  # doctest: +SKIP
+    """
+    from gdrop_viz.corpora import pretraining_batches
+    from gdrop_viz.fisher import fisher_information
+
+    def text(n: int, seed: int) -> Batches:
+        return pretraining_batches(lm, n_sequences=n, max_length=max_length, seed=seed, progress=progress)
+
+    chosen_on, batches = text(n_fisher, 0), text(n_sequences, 1)
+    settings = {
+        "model": model_checksum(lm.model),
+        "text": batches.checksum,
+        "scores_from": chosen_on.checksum,
+        "max_length": max_length,
+        "n_directions": n_directions,
+        "n_probes": n_probes,
+    }
+    work = Path(work) / f"{lm.name}-{settings['model'][:8]}-{batches.checksum[:8]}-{chosen_on.checksum[:8]}"
+    work.mkdir(parents=True, exist_ok=True)
+    fisher = fisher_information(lm.model, chosen_on, checkpoint=work / "fisher.checkpoint", progress=progress)
+    _whole(fisher.n_sequences == chosen_on.n_sequences)
+    rises = []
+    for comparison, moved, seed, direction in _directions(lm, fisher, batches, n_directions):
+        label = f"{comparison} {moved} {seed}"
+        path = surface_path(work, label)
+        line = loss_surface(lm.model, batches, direction, 1.0, 5, path=path, label=label, progress=progress)
+        _whole(line.is_complete)
+        each = line.sequence_losses - line.sequence_losses[2]
+        for step, ends in ((0.5, [1, 3]), (1.0, [0, 4])):
+            rise = each[ends].mean(axis=0)
+            row = {"comparison": comparison, "moved": moved, "seed": seed, "norm": direction.norm, "step": step}
+            row |= {"rise": rise.mean(), "standard_error": rise.std(ddof=1) / np.sqrt(len(rise))}
+            rises.append(row)
+    curvature = _curvature(lm, fisher, batches, n_probes, work, progress)
+    settings |= {"n_sequences": batches.n_sequences, "n_fisher": fisher.n_sequences}
+    settings["words_per_sequence"] = batches.n_predicted / batches.n_sequences
+    target = Path(folder) / f"{lm.name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(target) as temporary:
+        temporary.write_text(_json(settings, rises, curvature), encoding="utf-8")
+    found = LandscapeFindings.load(folder)
+    here = {name: getattr(found, name)[getattr(found, name)["model"] == lm.name] for name in ("rises", "curvature")}
+    return LandscapeFindings(**here, settings={lm.name: found.settings[lm.name]})
+
+
+def _directions(
+    lm: Pretrained, fisher: Fisher, batches: Batches, n_directions: int
+) -> Iterator[tuple[str, str, int, Direction]]:
+    """Every direction of every comparison: comparison, what it moves, seed, direction."""
+    model = lm.model
+    top, bottom = top_k(fisher, 0.01), bottom_k(fisher, 0.01)
+    halves = {"the top half": top_k(fisher, 0.5, by="tensor"), "the bottom half": bottom_k(fisher, 0.5, by="tensor")}
+    free, filtered = {"normalize": "none", "move_vectors": True}, {"normalize": "filter", "move_vectors": True}
+    ones = [random_direction(model, seed=seed, selection=top, norm=1.0, **free) for seed in (0, 1)]
+    distance = proposed_extent(model, batches, ones)
+    for seed in range(n_directions):
+        others = {"a random 1 %": random_k(model, 0.01, seed=seed)}
+        sets = {"the top 1 %": top, **others}
+        more = {**sets, "as many at random in each tensor": top.random_like(seed=seed), "the bottom 1 %": bottom}
+        for comparison, choice, how in ((EQUAL, more, free), (FILTERED, sets, filtered)):
+            for moved, selection in choice.items():
+                yield (
+                    comparison,
+                    moved,
+                    seed,
+                    random_direction(model, seed=seed, selection=selection, norm=distance, **how),
+                )
+        # as in the paper: each tensor of the direction has the tensor's own norm, vectors stand still
+        own = {m: random_direction(model, seed=seed, selection=s, normalize="tensor") for m, s in halves.items()}
+        shared = next(iter(own.values())).norm
+        for comparison, norm in ((OWN_HALVES, None), (EQUAL_HALVES, shared)):
+            for moved, direction in own.items():
+                yield comparison, moved, seed, direction if norm is None else direction.scaled(norm)
+
+
+def _curvature(
+    lm: Pretrained, fisher: Fisher, batches: Batches, n_probes: int, work: Path, progress: bool
+) -> list[dict[str, Any]]:
+    """Trace of the Hessian and sum of the Fisher scores, both on `batches`, for ranks of the score and for places."""
+    from gdrop_viz.fisher import fisher_information
+
+    model = lm.model
+    upto = {share: top_k(fisher, share) for share in _RANKS}
+    ranks = {f"0 to {100 * _RANKS[0]:g} %": upto[_RANKS[0]]}
+    ranks |= {f"{100 * low:g} to {100 * high:g} %": upto[high] & ~upto[low] for low, high in pairwise(_RANKS)}
+    frame = fisher.to_frame()
+    names = frame.groupby(frame["layer"] + ", " + frame["component"], sort=False).groups
+    places = {place: select(model, list(members), label=place) for place, members in names.items()}
+    groups = {"rank of the score": ranks, "place": places, "all": {"all": random_k(model, 1.0)}}
+    parts = {f"{by}: {name}": part for by, found in groups.items() for name, part in found.items()}
+    path = work / f"trace-{n_probes}.safetensors"
+    if path.exists():
+        trace = HessianTrace.load(path)
+    else:
+        trace = hessian_trace(model, batches, n_probes, parts=parts, progress=progress)
+        _whole(trace.n_probes == n_probes)
+        trace.save(path)
+    here = fisher_information(model, batches, progress=progress)
+    total = float((here.means * here.to_frame()["elements"]).sum())
+    traces = trace.to_frame("part").drop(columns="mean_diagonal")
+    rows = []
+    for by, found in groups.items():
+        for name, part in found.items():
+            scores = total * part.summary(fisher=here)["share_of_fisher"]
+            rows.append({"by": by, "group": name, **traces.loc[f"{by}: {name}"].to_dict(), "fisher": float(scores)})
+    return rows
+
+
+def _whole(complete: bool) -> None:
+    """End here if Ctrl-C has cut a measurement short: a part must not be taken for the whole."""
+    if not complete:
+        raise KeyboardInterrupt("stopped; what is done is kept, the same call goes on from there")
+
+
+def _json(settings: Mapping[str, Any], *tables: list[dict[str, Any]]) -> str:
+    """One row per line, so that a change shows as what it is."""
+
+    def row(values: Mapping[str, Any]) -> str:
+        short = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
+        return json.dumps(short)
+
+    parts = [f'"settings": {json.dumps(settings)}']
+    for name, table in zip(("rises", "curvature"), tables, strict=True):
+        rows = ",\n".join(map(row, table))
+        parts.append(f'"{name}": [\n{rows}\n]')
+    return "{" + ",\n".join(parts) + "}\n"

@@ -1,0 +1,134 @@
+"""Are findings complete, resumable, and are their sentences those that the numbers carry?"""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gdrop_viz.bundled import data_folder
+from gdrop_viz.fisher import fisher_information
+from gdrop_viz.landscape import LandscapeFindings, hessian_trace, measure_landscape, measuring
+from gdrop_viz.landscape.findings import _interval
+from tests.conftest import sentences
+
+SETTINGS = dict(n_fisher=12, n_sequences=6, max_length=12, n_directions=2, n_probes=3, progress=False)
+
+
+@pytest.fixture
+def text(monkeypatch, tmp_path):
+    """Instead of the bundled corpus."""
+    from gdrop_viz import corpora
+
+    real = corpora.pretraining_batches
+    monkeypatch.setattr(corpora, "pretraining_batches", lambda lm, **settings: real(lm, sentences(60), **settings))
+    return lambda lm, **settings: real(lm, sentences(60), progress=False, **settings)
+
+
+def test_a_stopped_measurement_goes_on_and_is_the_same(tiny_lm, text, tmp_path, monkeypatch):
+    whole = measure_landscape(tiny_lm, tmp_path / "whole", work=tmp_path / "a", **SETTINGS)
+    settings = dict(work=tmp_path / "b", **SETTINGS)
+    real, calls = measuring.loss_surface, []
+
+    def loss_surface(*arguments, **keywords):
+        calls.append(keywords["label"])
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(measuring, "loss_surface", loss_surface)
+    with pytest.raises(KeyboardInterrupt):
+        measure_landscape(tiny_lm, tmp_path / "again", **settings)
+    assert not (tmp_path / "again").exists()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("b/*/*.h5")}
+    assert len(before) == 8
+    again = measure_landscape(tiny_lm, tmp_path / "again", **settings)
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    pd.testing.assert_frame_equal(again.rises, whole.rises)
+    pd.testing.assert_frame_equal(again.curvature, whole.curvature)
+    assert len(whole.rises) == 2 * 2 * (4 + 2 + 2 + 2)  # steps, directions, sets of each comparison
+
+
+def test_sums_are_those_of_the_parts(tiny_lm, text, tmp_path):
+    found = measure_landscape(tiny_lm, tmp_path / "found", work=tmp_path / "work", **SETTINGS)
+    whole = found.curvature.query("by == 'all'").iloc[0]
+    batches = text(tiny_lm, n_sequences=6, max_length=12, seed=1)
+    fisher = fisher_information(tiny_lm.model, batches, progress=False)
+    assert whole["fisher"] == pytest.approx(sum(float(s.sum()) for s in fisher.scores.values()), rel=1e-5)
+    assert whole["trace"] == pytest.approx(hessian_trace(tiny_lm.model, batches, 3, progress=False).mean, rel=1e-5)
+    for by in ("rank of the score", "place"):
+        parts = found.curvature[found.curvature["by"] == by]
+        assert parts["elements"].sum() == whole["elements"]
+        assert parts["fisher"].sum() == pytest.approx(whole["fisher"], rel=1e-4)
+        assert parts["trace"].sum() == pytest.approx(whole["trace"], rel=1e-3)
+    norms = found.rises.groupby("comparison")["norm"]
+    for comparison in (measuring.EQUAL, measuring.FILTERED, measuring.EQUAL_HALVES):
+        one = found.rises[found.rises["comparison"] == comparison].groupby("seed")["norm"]
+        assert ((one.max() / one.min()) < 1 + 1e-5).all()
+    assert norms.get_group(measuring.OWN_HALVES).nunique() > 1
+
+
+@pytest.fixture
+def known(tmp_path):
+    """Two models; in the first the top rises more, in the second less, and "other" cannot be told from it."""
+    rises = [
+        {"comparison": "c", "moved": moved, "seed": seed, "norm": 2.0, "step": 1.0, "rise": rise + 0.1 * seed,
+         "standard_error": 0.1}
+        for moved, rise in (("the top", 3.0), ("a random", 1.0)) for seed in range(4)
+    ]  # fmt: skip
+    rises += [{**rises[0], "moved": "other", "seed": s, "rise": 3.0 + 0.1 * s + (-1) ** s} for s in range(4)]
+    groups = [("rank of the score", "0 to 0.1 %", 10, 8.0, 2.0), ("rank of the score", "0.1 to 1 %", 90, 4.0, 1.0),
+              ("rank of the score", "1 to 100 %", 900, 8.0, 1.0), ("place", "a", 500, 15.0, 3.0),
+              ("place", "b", 500, 5.0, 1.0), ("all", "all", 1000, 20.0, 4.0)]  # fmt: skip
+    curvature = [
+        {"by": by, "group": group, "elements": n, "trace": trace, "standard_error": 2.0, "fisher": fisher}
+        for by, group, n, trace, fisher in groups
+    ]
+    facts = {"settings": {"words_per_sequence": 5.5}, "rises": rises, "curvature": curvature}
+    (tmp_path / "one.json").write_text(json.dumps(facts))
+    turned = copy.deepcopy(facts)
+    for row in turned["rises"]:
+        row["rise"] = -row["rise"]
+    (tmp_path / "two.json").write_text(json.dumps(turned))
+    return LandscapeFindings.load(tmp_path)
+
+
+def test_differences_are_paired_by_direction(known):
+    row = known.differences().loc[("one", "c", "the top", "a random")]
+    assert row["difference"] == pytest.approx(2.0)
+    assert row["high"] - row["low"] < 1e-6  # the same in each direction, although the rises differ
+    assert (row["higher"], row["directions"]) == (4, 4)
+    summary = known.summary().loc[("one", "c", "the top")]
+    assert (summary["rise"], summary["lowest"], summary["highest"]) == pytest.approx((3.15, 3.0, 3.3))
+
+
+def test_the_interval_is_students():
+    values = pd.Series([1.0, 2.0, 4.0])
+    # t(0.975, 2) = 4.302653 (any table)
+    half = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)
+    assert _interval(values) == pytest.approx((7 / 3 - half, 7 / 3 + half), rel=1e-6)
+
+
+def test_each_sentence_says_what_came_out(known):
+    said = "\n".join(known.verdicts())
+    assert "one, c: the loss rises more along the top than along a random" in said
+    assert "two, c: the loss rises LESS along the top than along a random" in said
+    assert "one, c: no difference seen between the top and other" in said
+    assert "trace / sum of Fisher scores 5.0 ± 0.5, with 5.5 predicted words" in said
+    assert "hold 75% of the Fisher scores and 60% of the trace" in said
+    assert known.fisher_beside_hessian()["rank_correlation"].tolist() == [1.0, 1.0]
+
+
+def test_what_is_bundled_is_read():
+    found = LandscapeFindings.load(data_folder() / "landscape_findings")
+    assert "bert-mini" in found.settings
+    assert (found.summary()["directions"] >= 4).all()
+    assert "LandscapeFindings(" in found._repr_html_()
+
+
+def test_a_folder_without_findings_says_how_to_get_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="python -m gdrop_viz landscape-findings"):
+        LandscapeFindings.load(tmp_path)
