@@ -57,10 +57,7 @@ def compare(
     max_length: Annotated[int, typer.Option(min=8, help="Tokens per text.")] = 128,
     n_train: Annotated[int | None, typer.Option(help="Use only so many training rows.")] = None,
     n_validation: Annotated[int | None, typer.Option(help="The same for validation rows.")] = None,
-    n_workers: Annotated[
-        int,
-        typer.Option("--workers", min=1, help="Processes here that share the runs.", rich_help_panel="Where it runs"),
-    ] = 1,
+    n_workers: options.Workers = 1,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads per run; cores / workers.", rich_help_panel="Where it runs")
     ] = None,

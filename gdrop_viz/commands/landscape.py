@@ -57,10 +57,7 @@ def landscape(
     batch_size: options.BatchSize = 16,
     max_length: options.MaxLength = 128,
     seed: options.Seed = 0,
-    n_workers: Annotated[
-        int,
-        typer.Option("--workers", min=1, help="Processes here that share the points.", rich_help_panel="Where it runs"),
-    ] = 1,
+    n_workers: options.Workers = 1,
     scheduler: options.Scheduler = None,
     config: options.Config = None,
 ) -> None:

@@ -109,7 +109,10 @@ MaxLength = Annotated[int, typer.Option(min=8, help="Tokens per sequence.", rich
 Seed = Annotated[int, typer.Option(help="Of the sample of text, its masks and random directions.")]
 
 Workers = Annotated[
-    int, typer.Option(min=1, help="Processes on this machine that share the work.", rich_help_panel="Where it runs")
+    int,
+    typer.Option(
+        "--workers", min=1, help="Processes on this machine that share the work.", rich_help_panel="Where it runs"
+    ),
 ]
 Scheduler = Annotated[
     str | None,

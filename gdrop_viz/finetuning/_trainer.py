@@ -27,7 +27,7 @@ class Stopped(Exception):
 
 
 class SharedBatches:
-    """The rows of each batch that belong to one of several processes: every so-manieth, from its own number on.
+    """The rows of each batch that belong to one of several processes: every n-th one, from its rank on.
 
     A process without a row in a small last batch gets the first one, so that all of them take part; `PairedTrainer`
     weighs it with 0.
