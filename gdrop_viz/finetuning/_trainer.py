@@ -55,6 +55,11 @@ class PairedTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.group_by_length = group_by_length
         self.processes, self.rank = n_processes(), rank()
+        if self.args.world_size != self.processes:
+            raise RuntimeError(
+                f"the Trainer works with {self.args.world_size} of the {self.processes} processes that were launched; "
+                "start with torchrun or accelerate launch, and create nothing of accelerate before"
+            )
         self.batches_taken = 0
         # a classifier's loss is a mean over the batch: without this the Trainer takes the **kwargs of its forward for
         # the ability to average over all accumulated batches, and adds their gradients up instead

@@ -317,6 +317,8 @@ def _training_arguments(
         "weight_decay": weight_decay_of(arm, hyperparameters.weight_decay),
         "seed": seed,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # without a GPU the Trainer joins the other processes of a launcher only if told to use the CPU
+        "use_cpu": n_processes() > 1 and not torch.cuda.is_available(),
         "remove_unused_columns": False,
         "eval_strategy": "epoch" if hyperparameters.evaluate == "epoch" else "no",  # then the recorder asks for it
         "logging_strategy": "epoch",
