@@ -9,9 +9,9 @@ machine disturbs all alike. An exponent is the slope of log cost on log size wit
 rounds); it belongs to the range measured: where a fixed cost is still seen, the slope lies below its limit.
 
 The cost of Fisher information is also fitted as one model over all its measurements,
-    seconds per sequence = a * (multiply-adds of forward and backward) + b * (parameters),
-with a in units of this machine's own matrix product and b in units of its own memory traffic. In these units it can
-be carried to another machine, whose peak rates are then assumptions; they are printed as such.
+    seconds = sequences * (a * multiply-adds of forward and backward + b * parameters) + c * batches * (1 + layers),
+with a in units of this machine's own matrix product, b in units of its own memory traffic, and c the price of calls,
+which large models do not see. In these units it can be carried to another machine, whose peak rates are then assumptions; they are printed as such.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
     for (what, varied), part in table[table["varied"] != ""].groupby(["what", "varied"], sort=False):
         for measure_of in ("cpu seconds", "MiB"):
             cost = part[measure_of]
-            if not (cost > 0).all() or (measure_of == "MiB" and what in ("surface", "comparison")):
+            if what == "comparison" or not (cost > 0).all() or (measure_of == "MiB" and what == "surface"):
                 continue
             fit = stats.linregress(np.log(part["value"]), np.log(cost))
             half = fit.stderr * stats.t.ppf(0.975, len(part) - 2) if len(part) > 2 else math.nan
@@ -208,20 +208,20 @@ def operations(size: dict[str, float], resolution: str) -> tuple[float, float]:
 
 
 def cost_model(table: pd.DataFrame, resolution: str) -> dict[str, float]:
-    """Fit a and b (seconds per multiply-add, per parameter) by non-negative least squares on relative errors."""
+    """Fit a, b and c (seconds per multiply-add, parameter, call) by non-negative least squares on relative errors."""
     part = table[table["what"] == f"fisher {resolution}"]
     rows, seconds = [], []
     for line in part.itertuples(index=False):
         size = {**BASE, line.varied: line.value}
         work, parameters = operations(size, resolution)
-        rows.append([size["sequences"] * work, size["sequences"] * parameters])
+        calls = math.ceil(size["sequences"] / BATCH) * (1 + size["depth"])
+        rows.append([size["sequences"] * work, size["sequences"] * parameters, calls])
         seconds.append(line[4])
     design, cost = np.array(rows), np.array(seconds)
     fitted, _ = nnls(design / cost[:, None], np.ones(len(cost)))
     error = np.abs(design @ fitted / cost - 1)
     return {
-        "a": fitted[0],
-        "b": fitted[1],
+        **dict(zip("abc", fitted.tolist(), strict=True)),
         "median error": float(np.median(error)),
         "largest error": float(error.max()),
     }
@@ -269,6 +269,7 @@ def draw(table: pd.DataFrame, fits: pd.DataFrame, path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
     figure, axes = plt.subplots(2, 4, figsize=(15, 7), layout="constrained")
     panels = [(varied, "cpu seconds") for varied in SWEEPS] + [("vocabulary", "MiB"), ("points", "cpu seconds")]
@@ -286,6 +287,8 @@ def draw(table: pd.DataFrame, fits: pd.DataFrame, path: Path) -> None:
             ax.set(xticks=part["value"], ylim=(0, None))
         else:
             ax.set(xscale="log", yscale="log")
+            ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
             ax.minorticks_off()
             values = sorted(table.loc[table["varied"] == varied, "value"].unique())
             ax.set_xticks(values, [f"{value:g}" for value in values])

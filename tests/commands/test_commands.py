@@ -147,10 +147,10 @@ def test_every_command_teaches(run):
 
 def test_the_shell_completes_commands_and_options():
     script = "import sys; sys.argv = ['gdrop-viz']; from gdrop_viz.__main__ import app; app()"
-    settings = {"_GDROP_VIZ_COMPLETE": "complete_bash", "COMP_WORDS": "gdrop-viz la", "COMP_CWORD": "1"}
+    settings = {"_GDROP_VIZ_COMPLETE": "complete_bash", "COMP_WORDS": "gdrop-viz comp", "COMP_CWORD": "1"}
     environment = {**os.environ, **settings}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert done.stdout.split() == ["landscape"], done.stderr
+    assert done.stdout.split() == ["compare"], done.stderr
 
 
 @pytest.mark.slow
