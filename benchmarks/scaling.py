@@ -11,7 +11,8 @@ rounds); it belongs to the range measured: where a fixed cost is still seen, the
 The cost of Fisher information is also fitted as one model over all its measurements,
     seconds = sequences * (a * multiply-adds of forward and backward + b * parameters) + c * batches * (1 + layers),
 with a in units of this machine's own matrix product, b in units of its own memory traffic, and c the price of calls,
-which large models do not see. In these units it can be carried to another machine, whose peak rates are then assumptions; they are printed as such.
+which large models do not see. In these units it can be carried to another machine, whose peak rates are then
+assumptions; they are printed as such.
 """
 
 from __future__ import annotations
