@@ -5,17 +5,14 @@
 
 Baseline "plain": one batched forward + backward of the same Hugging Face model on the same batch with labels. The
 contestants take turns in one process; the figure is the median of the rounds' ratios of CPU time (user + system, all
-threads), which a busy machine disturbs least. `--memory` runs each contestant once in a process of its own and prints
-its peak memory above the loaded model.
+threads), which a busy machine disturbs least. Memory: benchmarks/fisher_memory.py; other tools and the authors' way:
+benchmarks/fisher_peers.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,8 +22,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import gdrop_viz as gv
 from gdrop_viz.fisher.batch import Objective, by_hooks
+from gdrop_viz.fisher.self_check import untrusted
 from gdrop_viz.fisher.sums import Sums
 
 LENGTH = 128
@@ -110,20 +107,25 @@ def contestants(name: str, which: list[str]) -> dict[str, Callable[[], None]]:
     return {key: all_of_them[key] for key in ["plain", *which]}
 
 
-def peak_memory(name: str, what: str) -> float:
-    """MB above the loaded model, of one contestant in this process."""
+def self_check_cost(name: str, rounds: int) -> float:
+    """CPU time of the self-check of method="auto" as a share of a run over 256 sequences at element resolution."""
     model, batch = shape(name)
-    with torch.no_grad():
-        gv.sequence_losses(model, {key: value[:1, :8] for key, value in batch.items()})
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if what == "inference":
-        with torch.no_grad():
-            gv.sequence_losses(model, batch)
-    elif what == "plain":
-        plain(model, batch)
-    else:
-        fisher_pass(model, batch, what)()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    parameters = dict(model.named_parameters())
+    one_batch = fisher_pass(model, batch, "element")
+
+    def check() -> None:
+        untrusted(model, parameters, batch, elements=True, objective=Objective())
+
+    one_batch(), check()
+    shares = []
+    for _ in range(rounds):
+        start = time.process_time()
+        one_batch()
+        middle = time.process_time()
+        check()
+        run = (middle - start) * 256 / len(batch["labels"])
+        shares.append((time.process_time() - middle) / run)
+    return statistics.median(shares)
 
 
 def main() -> None:
@@ -132,19 +134,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--with-loop", action="store_true", help="the naive batch-1 loop too")
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--one", nargs=2, metavar=("SHAPE", "WHAT"), help=argparse.SUPPRESS)
+    parser.add_argument("--self-check", action="store_true", help="the share of the self-check in 256 sequences")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.one:
-        print(json.dumps(peak_memory(*options.one)))
-        return
     for name in options.shapes:
-        if options.memory:
-            for what in ("inference", "plain", "tensor", "element"):
-                command = [sys.executable, __file__, "--one", name, what, "--threads", str(options.threads)]
-                megabytes = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-                print(f"{name}  {what:10s} peak +{megabytes:6.0f} MB above the model", flush=True)
+        if options.self_check:
+            print(f"{name}  self-check: {self_check_cost(name, options.rounds):.1%} of a run over 256 sequences")
             continue
         result = ratios(contestants(name, ["element", "tensor"] + ["loop"] * options.with_loop), options.rounds)
         seconds = result.pop("plain seconds")

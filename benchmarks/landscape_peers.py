@@ -7,6 +7,7 @@ All get the plain pass as their loss, the head at predicted positions only, so t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,12 +24,15 @@ Contestant = Callable[[], Any]
 def installed_peers(
     model: nn.Module, batches: Sequence[Any], plane: Sequence[Direction], points: int, plain_pass: PlainPass
 ) -> dict[str, Contestant]:
-    """Name -> call that evaluates points x points of the plane, for the tools that are installed."""
+    """Name -> call that evaluates points x points of the plane, for the tools that are installed.
+
+    Each gets a copy of the model: some of them leave it with `requires_grad` off.
+    """
     makers = {"landscaper": _landscaper, "nngeom": _nngeom, "loss-landscape-3d": _3d, "loss-landscapes": _landscapes}
     found = {}
     for name, make in makers.items():
         try:
-            found[name] = make(model, batches, plane, points, plain_pass)
+            found[name] = make(copy.deepcopy(model), batches, plane, points, plain_pass)
         except ImportError as error:
             print(f"{name} is left out: {error}")
     return found

@@ -63,7 +63,7 @@ def demo(
     run_demo(output, model=model, task=task, n_train=n_train, seeds=seeds)
 
 
-@app.command("landscape-findings")
+@app.command()
 def landscape_findings(
     models: Annotated[
         list[str] | None, typer.Argument(help="Bundled names, folders or hub ids; default: all bundled.")

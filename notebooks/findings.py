@@ -86,9 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = chosen_studies(parser, options.studies)
     if options.seeds < 1 or options.workers < 1:
         parser.error("--seeds and --workers must be at least 1")
-    with workers(options.workers) as executor:
-        threads = 1 if options.workers > 1 else None
-        run_studies(chosen, range(options.seeds), options.runs, options.output, executor=executor, threads=threads)
+    threads = 1 if options.workers > 1 else None
+    try:
+        with workers(options.workers) as executor:
+            run_studies(chosen, range(options.seeds), options.runs, options.output, executor=executor, threads=threads)
+    except KeyboardInterrupt:
+        print(f"stopped; the finished runs are in {options.runs}, and the same command goes on from there")
     print("\n".join(state(options.output)))
 
 
@@ -144,7 +147,7 @@ def run_studies(
             result = gv.Comparison.joined(parts[study])
             result = replace(result, metadata={**result.metadata, **provenance(study, guided)})
             save(result, output / f"{study.name}.json")
-            print(f"{study.name}: {len(parts[study])} seeds are complete", flush=True)
+            print(f"{study.name}: {len(parts[study])} of the seeds complete", flush=True)
 
 
 @functools.cache

@@ -227,7 +227,7 @@ def add_squares(uses: list[Use], scores: Tensor) -> Tensor:
     if all(isinstance(use, ElementwiseUse) for use in uses):
         squares = sum(use.gradients.to(scores.dtype) for use in uses).square()
         scores += squares.sum(0)
-        return squares.flatten(1).sum(1)
+        return squares.reshape(len(squares), -1).sum(1)  # a scalar parameter has no axis to flatten
     if len(uses) == 1 and isinstance(uses[0], TableUse):
         row, sequence, gradient = uses[0].combined()
         squares = gradient.square()
@@ -271,7 +271,7 @@ def squared_norms(uses: list[Use]) -> Tensor:
     """
     if all(isinstance(use, ElementwiseUse) for use in uses):
         total = sum(use.gradients.to(_accumulation_dtype(use.gradients)) for use in uses)
-        return total.flatten(1).square().sum(1)
+        return total.reshape(len(total), -1).square().sum(1)
     return _norms_by_gram(uses) if _gram_costs(uses) < 1 else _add_squares_in_blocks(uses, None)
 
 

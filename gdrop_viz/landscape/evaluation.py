@@ -118,7 +118,8 @@ def evaluating(
 ) -> Iterator[PointEvaluator]:
     """A context with a `PointEvaluator`, inside which the weights may be moved; afterwards all is as it was."""
     batches = [on_device_of(model, batch) for batch in batches]  # once, not at every point
-    with preserved_modes(model), preserved_rng():
+    # the grad mode too: an interrupt may strike between the end of a no_grad block and its exit
+    with torch.set_grad_enabled(torch.is_grad_enabled()), preserved_modes(model), preserved_rng():
         if loss is None:
             # finds the head (and bad batches) at the trained weights, whatever the first point is
             first = {name: value[:1] for name, value in batches[0].items()}

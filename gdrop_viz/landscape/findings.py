@@ -42,16 +42,17 @@ class LandscapeFindings:
     settings: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> LandscapeFindings:
-        """Read the findings of all models that `measure_landscape` has written to `folder`."""
+    def load(cls, path: str | os.PathLike[str]) -> LandscapeFindings:
+        """Read what `measure_landscape` has written: the file of one model, or a folder with those of several."""
         import pandas as pd
 
-        files = sorted(Path(folder).glob("*.json"))
+        path = Path(path)
+        files = [path] if path.is_file() else sorted(path.glob("*.json"))
         if not files:
             raise FileNotFoundError(
-                f"expected findings in {os.fspath(folder)!r}, got none; measure: python -m gdrop_viz landscape-findings"
+                f"expected findings in {os.fspath(path)!r}, got none; measure: python -m gdrop_viz landscape-findings"
             )
-        found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
+        found = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
         tables = {
             name: pd.DataFrame([{"model": model, **row} for model, facts in found.items() for row in facts[name]])
             for name in ("rises", "curvature")

@@ -33,6 +33,7 @@ EQUAL, FILTERED, OWN_HALVES, EQUAL_HALVES = (
     "halves of the tensors, equal distance",
 )
 _RANKS = (0.001, 0.01, 0.1, 0.5, 1.0)
+_BATCH = 16
 
 
 def measure_landscape(
@@ -49,20 +50,21 @@ def measure_landscape(
 ) -> LandscapeFindings:
     """Measure on one model how the loss rises along informative and other parameters; write `folder`/<name>.json.
 
-    The sets are chosen by the Fisher information of one text; loss, curvature and the scores beside it are measured
-    on another. Every comparison uses `n_directions` Gaussian directions, the same draw for all of its sets; random sets
-    are drawn anew for each. The distance is that at which the top 1 % have raised the loss by about a nat, doubled.
-    The lines are kept in `work` as they grow, so that a stopped or killed run goes on where it was.
+    The sets are chosen by the Fisher information of some sequences; loss, curvature and the scores beside it are
+    measured on others (`n_fisher` is rounded up to whole batches of 16). Every comparison uses `n_directions` Gaussian
+    directions, the same draw for all of its sets; random sets are drawn anew for each. The distance is that at which
+    the top 1 % have raised the loss by about a nat, doubled. The lines are kept in `work` as they grow, so that a
+    stopped or killed run goes on where it was.
 
     >>> measure_landscape(lm, "findings")  # doctest: +SKIP
     """
     from gdrop_viz.corpora import pretraining_batches
     from gdrop_viz.fisher import fisher_information
 
-    def text(n: int, seed: int) -> Batches:
-        return pretraining_batches(lm, n_sequences=n, max_length=max_length, seed=seed, progress=progress)
-
-    chosen_on, batches = text(n_fisher, 0), text(n_sequences, 1)
+    sample = pretraining_batches(
+        lm, n_sequences=n_fisher + n_sequences, batch_size=_BATCH, max_length=max_length, progress=progress
+    )
+    chosen_on, batches = sample[: -(-n_fisher // _BATCH)], sample[-(-n_fisher // _BATCH) :]
     settings = {
         "model": model_checksum(lm.model),
         "text": batches.checksum,
@@ -94,9 +96,7 @@ def measure_landscape(
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as temporary:
         temporary.write_text(_json(settings, rises, curvature), encoding="utf-8")
-    found = LandscapeFindings.load(folder)
-    here = {name: getattr(found, name)[getattr(found, name)["model"] == lm.name] for name in ("rises", "curvature")}
-    return LandscapeFindings(**here, settings={lm.name: found.settings[lm.name]})
+    return LandscapeFindings.load(target)
 
 
 def _directions(
@@ -110,17 +110,12 @@ def _directions(
     ones = [random_direction(model, seed=seed, selection=top, norm=1.0, **free) for seed in (0, 1)]
     distance = proposed_extent(model, batches, ones)
     for seed in range(n_directions):
-        others = {"a random 1 %": random_k(model, 0.01, seed=seed)}
-        sets = {"the top 1 %": top, **others}
+        sets = {"the top 1 %": top, "a random 1 %": random_k(model, 0.01, seed=seed)}
         more = {**sets, "as many at random in each tensor": top.random_like(seed=seed), "the bottom 1 %": bottom}
         for comparison, choice, how in ((EQUAL, more, free), (FILTERED, sets, filtered)):
             for moved, selection in choice.items():
-                yield (
-                    comparison,
-                    moved,
-                    seed,
-                    random_direction(model, seed=seed, selection=selection, norm=distance, **how),
-                )
+                direction = random_direction(model, seed=seed, selection=selection, norm=distance, **how)
+                yield comparison, moved, seed, direction
         # as in the paper: each tensor of the direction has the tensor's own norm, vectors stand still
         own = {m: random_direction(model, seed=seed, selection=s, normalize="tensor") for m, s in halves.items()}
         shared = next(iter(own.values())).norm

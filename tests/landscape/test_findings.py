@@ -15,7 +15,7 @@ from gdrop_viz.landscape import LandscapeFindings, hessian_trace, measure_landsc
 from gdrop_viz.landscape.findings import _interval
 from tests.conftest import sentences
 
-SETTINGS = dict(n_fisher=12, n_sequences=6, max_length=12, n_directions=2, n_probes=3, progress=False)
+SETTINGS = dict(n_fisher=16, n_sequences=6, max_length=12, n_directions=2, n_probes=3, progress=False)
 
 
 @pytest.fixture
@@ -55,7 +55,8 @@ def test_a_stopped_measurement_goes_on_and_is_the_same(tiny_lm, text, tmp_path, 
 def test_sums_are_those_of_the_parts(tiny_lm, text, tmp_path):
     found = measure_landscape(tiny_lm, tmp_path / "found", work=tmp_path / "work", **SETTINGS)
     whole = found.curvature.query("by == 'all'").iloc[0]
-    batches = text(tiny_lm, n_sequences=6, max_length=12, seed=1)
+    batches = text(tiny_lm, n_sequences=22, max_length=12)[1:]
+    assert batches.n_sequences == 6
     fisher = fisher_information(tiny_lm.model, batches, progress=False)
     assert whole["fisher"] == pytest.approx(sum(float(s.sum()) for s in fisher.scores.values()), rel=1e-5)
     assert whole["trace"] == pytest.approx(hessian_trace(tiny_lm.model, batches, 3, progress=False).mean, rel=1e-5)

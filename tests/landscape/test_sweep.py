@@ -160,6 +160,7 @@ def test_weights_come_back_from_an_interrupt_in_any_line():
         with pytest.raises(KeyboardInterrupt):
             run(n)
         assert bits(model) == before, n
+        assert torch.is_grad_enabled(), n
 
 
 def test_ctrl_c_returns_what_is_known(tiny_bert, tiny_batches, plane):

@@ -55,7 +55,7 @@ def landscape_rises(findings: LandscapeFindings, *, step: float = 1.0) -> Figure
         ax.set_xscale("symlog", linthresh=0.1)
         ax.axvline(0, color=ink(), linewidth=0.6, alpha=0.5)
         ax.set_title(comparison, fontsize="medium", loc="left")
-    axes[0, 0].legend(frameon=False, fontsize="small")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)
     axes[-1, 0].set_xlabel("rise of the loss (nats per predicted token)")
     return figure
 
@@ -84,8 +84,8 @@ def fisher_beside_hessian(findings: LandscapeFindings, *, ax: Axes | None = None
         words = findings.settings[model]["words_per_sequence"]
         ax.plot(means["fisher"], words * means["fisher"], color="0.5", linewidth=0.8)
         ax.annotate(
-            f"{words:.1f} x", (means["fisher"].iloc[0], words * means["fisher"].iloc[0]), color="0.5",
-            fontsize="small", xytext=(3, -10), textcoords="offset points",
+            f"{words:.1f} x", (means["fisher"].iloc[-1], words * means["fisher"].iloc[-1]), color="0.5",
+            fontsize="small", xytext=(4, -8), textcoords="offset points",
         )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="mean Fisher score (nats²)", ylabel="mean diagonal of the Hessian (nats)")
     ax.legend(frameon=False)
