@@ -7,11 +7,19 @@ from typing import Annotated
 
 import typer
 
+from gdrop_viz.commands.compare import compare
+from gdrop_viz.commands.fisher import fisher
+from gdrop_viz.commands.landscape import landscape
+from gdrop_viz.commands.report import report
 from gdrop_viz.logs import show_log
 
 app = typer.Typer(
-    help="See where a pretrained language model keeps its information, and what guided dropout does with it.",
+    help="""See where a pretrained language model keeps its information, and what guided dropout does with it.
+
+    A study in four commands that share one folder: `fisher`, `landscape`, `compare`, then `report` for a page of what
+    was found. `demo` does all of it once, small. Every command explains itself: add `--help`.""",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 
@@ -25,12 +33,20 @@ def main(
         show_log()
 
 
+for command in (fisher, landscape, compare, report):
+    app.command()(command)
+
+
 @app.command()
 def problem() -> None:
     """Print versions, device and settings for a report of a problem; nothing private is in it."""
     from gdrop_viz.problem_report import problem_report
 
     print(problem_report())
+
+
+for command in (fisher, landscape, compare, report):
+    app.command()(command)
 
 
 @app.command()

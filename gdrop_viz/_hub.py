@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from gdrop_viz._downloads import verified_downloads
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -118,9 +120,11 @@ def hub_has(
 ) -> bool:
     """Ask the hub once whether a repository has `filename`, if it is not in the cache; raises if that cannot be known.
 
-    The client itself retries for half a minute where there is no network, too long for a mistyped name.
+    The client itself retries for half a minute where there is no network, too long for a mistyped name. A repository
+    that has other files in the cache is taken for one that has it, where the hub does not answer.
     """
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.file_download import repo_folder_name
 
     if isinstance(try_to_load_from_cache(name, filename, revision=revision, repo_type=repo_type), str):
         return True
@@ -132,7 +136,41 @@ def hub_has(
         return False
     except (errors.HfHubHTTPError, errors.FileMetadataError):
         pass  # a hiccup of the server: the real request retries
+    except Exception as error:
+        folder = repo_folder_name(repo_id=name, repo_type=repo_type)
+        if not (_is_unreachable([error]) and (Path(constants.HF_HUB_CACHE) / folder).exists()):
+            raise
     return True
+
+
+def only_cached(name: str, *, filename: str, revision: str | None = None) -> bool:
+    """Return whether the cache has `filename` of a model and the hub does not answer.
+
+    Then the copy is to be taken at once: the client would try each of the model's files for half a minute.
+    """
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(name, filename, revision=revision), str):
+        return False
+    try:
+        get_hf_file_metadata(hf_hub_url(name, filename, revision=revision), timeout=10)
+    except (errors.HfHubHTTPError, errors.FileMetadataError):
+        return False  # it answers: what it says is for the real request
+    except Exception as error:
+        if not _is_unreachable([error]):
+            raise
+        return True
+    return False
+
+
+def _is_unreachable(chain: Iterable[BaseException]) -> bool:
+    from huggingface_hub import errors
+
+    kinds = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "ReadError", "RemoteProtocolError")
+    return any(
+        isinstance(link, (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)) or type(link).__name__ in kinds
+        for link in chain
+    )
 
 
 def _explanation(error: BaseException, kind: str, name: str, revision: str | None, instead: str) -> Exception:
@@ -163,14 +201,16 @@ def _explanation(error: BaseException, kind: str, name: str, revision: str | Non
     if caused_by(errors.OfflineModeIsEnabled):
         what = f"the {kind} {name!r} is not in the local cache and offline mode is on: unset HF_HUB_OFFLINE"
         return RuntimeError(_line(what, instead))
-    offline = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "ReadError", "RemoteProtocolError")
-    if caused_by(errors.LocalEntryNotFoundError) or names & set(offline):
+    if _is_unreachable(chain):
         what = f"the {kind} {name!r} is not in the local cache and the hub could not be reached: check the network"
         return RuntimeError(_line(what, instead))
     if caused_by(errors.RepositoryNotFoundError, errors.HFValidationError) or "DatasetNotFoundError" in names:
         what = f"no {kind} {name!r} was found, neither bundled, nor as a local path, nor on the hub"
         return FileNotFoundError(_line(f"{what} (a private one needs `hf auth login`)", instead))
-    if "SafetensorError" in names or "consistency check" in all_text.lower():
+    if "consistency check" in all_text.lower():
+        what = f"a file of the {kind} {name!r} came damaged and was not kept ({text[:140]}): load it again"
+        return RuntimeError(_line(what))
+    if "SafetensorError" in names:
         what = f"a file of the {kind} {name!r} is damaged ({text[:120]}): delete it and download it again"
         return RuntimeError(_line(what))
     if caused_by(errors.HfHubHTTPError):
@@ -216,6 +256,13 @@ def hub_dataset(name: str, *, config: str | None = None, revision: str | None = 
     from datasets import load_dataset
 
     # the bars stay: a download may take long
-    with explained_failures("data set", name, revision=revision, instead=instead), _quiet_loggers(*_DATASET_LOGGERS):
+    with (
+        explained_failures("data set", name, revision=revision, instead=instead),
+        _quiet_loggers(*_DATASET_LOGGERS),
+        verified_downloads(name, "dataset") as made_from_them,
+    ):
         hub_has(name, filename="README.md", revision=revision, repo_type="dataset")
-        return load_dataset(name, config, revision=revision)
+        splits = load_dataset(name, config, revision=revision)
+        tables = [table for rows in splits.values() for table in rows.cache_files]
+        made_from_them.extend({Path(table["filename"]).parent for table in tables})
+        return splits

@@ -56,7 +56,7 @@ def only_at(
         return
 
     def gather(tensor: Tensor) -> Tensor:
-        rows = tensor[predicted].unsqueeze(0)
+        rows = tensor[predicted.to(tensor.device)].unsqueeze(0)  # accelerate may have put the module elsewhere
         setattr(rows, OFFSETS, offsets)
         return rows
 
@@ -92,7 +92,7 @@ def _notices_other_positions(
     """Whether NaN at all other positions of the module's input reaches the logits at `rows`."""
 
     def poison(tensor: Tensor) -> Tensor:
-        return tensor.masked_fill(~rows.unsqueeze(-1), torch.nan)
+        return tensor.masked_fill(~rows.unsqueeze(-1).to(tensor.device), torch.nan)
 
     with _inputs_changed(module, rows.shape, poison):
         try:
@@ -106,7 +106,7 @@ def _same_at_positions(
     model: nn.Module, few: Mapping[str, Any], module: nn.Module, rows: Tensor, full: Tensor, logits: Callable
 ) -> bool:
     """Whether the logits come out the same if the module is fed these rows alone, as one sequence."""
-    with _inputs_changed(module, rows.shape, lambda tensor: tensor[rows].unsqueeze(0)):
+    with _inputs_changed(module, rows.shape, lambda tensor: tensor[rows.to(tensor.device)].unsqueeze(0)):
         try:
             some = logits(model(**few))
         except (RuntimeError, ValueError, IndexError):

@@ -131,6 +131,7 @@ def pretraining_batches(
     column: str | None = None,
     dataset_config: str | None = None,
     split: str = "train",
+    revision: str | None = None,
     progress: bool = True,
 ) -> Batches:
     """Draw a fixed random sample of sequences from `texts` and mask it as the model was pretrained.
@@ -163,8 +164,8 @@ def pretraining_batches(
         random sample any more.
     column
         The column with the text of a table or data set; by default "text", or the only column that holds text.
-    dataset_config, split
-        Configuration and split of a hub data set, such as "20231101.simple" and "train".
+    dataset_config, split, revision
+        Configuration and split of a hub data set, such as "20231101.simple" and "train"; its branch, tag or commit.
     progress
         Whether to show a bar if this takes long.
 
@@ -187,7 +188,7 @@ def pretraining_batches(
         if (not isinstance(value, int) or value < 1) and not (name == "n_sequences" and value is None):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     corruption = Corruption(lm, max_length)
-    source = _texts(texts, column, dataset_config, split)
+    source = _texts(texts, column, dataset_config, split, revision)
     generator = torch.Generator().manual_seed(seed)
     sequences: list[CorruptedSequence] = []
     with progress_bar(total=n_sequences or len(source), description="text", unit="sequence", show=progress) as bar:
@@ -231,7 +232,9 @@ def _padded(group: list[CorruptedSequence], pad: int) -> dict[str, Tensor]:
 # -- texts -------------------------------------------------------------------------------------------------------------
 
 
-def _texts(texts: Any, column: str | None, config: str | None, split: str) -> Sequence[str]:
+def _texts(
+    texts: Any, column: str | None, config: str | None, split: str, revision: str | None = None
+) -> Sequence[str]:
     """Return the texts with random access; a data set is not read until its rows are asked for."""
     if texts is None:
         return _bundled_corpus()
@@ -242,7 +245,7 @@ def _texts(texts: Any, column: str | None, config: str | None, split: str) -> Se
         if looks_like_path(name):
             table = read_table(name)
         else:
-            splits = hub_dataset(name, config=config, instead="texts=None takes the bundled corpus")
+            splits = hub_dataset(name, config=config, revision=revision, instead="texts=None takes the bundled corpus")
             if split not in splits:
                 raise ValueError(f"the data set {name!r} has no split {split!r}; it has {', '.join(splits)}")
             table = splits[split]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gdrop_viz._devices import on_device_of
 from gdrop_viz._position_wise import only_at
 
 IGNORED = -100
@@ -71,6 +72,8 @@ def sequence_losses(model: nn.Module, batch: Mapping[str, Tensor], *, loss: Loss
     loss: callable(outputs, batch) -> (N,) for models whose objective is another; it gets `model(**inputs)` with
         "labels" left out.
 
+    The batch is moved to the model's device.
+
     Raises ValueError if labels are missing, a sequence predicts nothing, or `loss` returns another shape.
 
     >>> from transformers import BertConfig, BertForMaskedLM
@@ -81,6 +84,7 @@ def sequence_losses(model: nn.Module, batch: Mapping[str, Tensor], *, loss: Loss
     >>> sequence_losses(model, {"input_ids": ids, "labels": labels}).shape
     torch.Size([2])
     """
+    batch = on_device_of(model, batch)
     if loss is not None:
         losses = loss(model(**_accepted(model, batch)), batch)
         n = len(next(iter(batch.values())))

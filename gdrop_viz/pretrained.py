@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,7 +14,9 @@ import torch
 from torch import nn
 
 from gdrop_viz._checksums import verify, write_checksums
-from gdrop_viz._hub import explained_failures, hub_has, looks_like_path, quiet_libraries
+from gdrop_viz._devices import check_weights_present
+from gdrop_viz._downloads import verified_downloads
+from gdrop_viz._hub import explained_failures, hub_has, looks_like_path, only_cached, quiet_libraries
 from gdrop_viz.bundled import bundled_models, data_folder
 
 Objective = Literal["mlm", "clm", "span"]
@@ -90,6 +93,7 @@ def load_pretrained(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
+    device_map: str | Mapping[str, int | str] | None = None,
     trust_remote_code: bool = False,
 ) -> Pretrained:
     """Load a pretrained language model, in eval mode, by bundled name, local folder or hub id (tried in this order).
@@ -107,6 +111,9 @@ def load_pretrained(
         Type of the weights.
     device
         Where to put the model; the CPU by default.
+    device_map
+        In place of `device`, for a model larger than one GPU: "auto", or module name -> device, as accelerate takes it.
+        Fisher information at tensor resolution and surfaces work on such a model as on any other.
     trust_remote_code
         Whether code of the hub repository may run on this machine.
 
@@ -115,7 +122,8 @@ def load_pretrained(
     FileNotFoundError
         If there is no such model; the line names the bundled ones.
     RuntimeError
-        If the repository is gated, the hub cannot be reached, or a file is damaged.
+        If the repository is gated, the hub cannot be reached, or a file is damaged: what is downloaded is held against
+        the checksums that the hub announces.
     ValueError
         If a bundled model, or a folder written by `Pretrained.save`, differs from its checksums,
         if the revision or the objective is wrong, no objective fits the architecture, or the checkpoint holds no
@@ -128,25 +136,37 @@ def load_pretrained(
         raise TypeError(f"name must be a bundled name, a folder or a hub id, got {type(name).__name__}")
     if objective is not None:
         _check_objective(objective)
+    if device is not None and device_map is not None:
+        raise ValueError(f"give device= or device_map=, not both; got {device!r} and {device_map!r}")
     source, label = _locate(os.fspath(name))
+    is_local = Path(source).exists()
     if Path(source).is_dir():
         verify(Path(source))
-    with explained_failures("model", label, revision=revision, instead=_bundled_hint()), quiet_libraries():
+    with (
+        explained_failures("model", label, revision=revision, instead=_bundled_hint()),
+        quiet_libraries(),
+        nullcontext() if is_local else verified_downloads(source, "model"),
+    ):
         from transformers import AutoConfig, AutoTokenizer
 
-        if not Path(source).exists() and not hub_has(source, filename="config.json", revision=revision):
+        if not is_local and not hub_has(source, filename="config.json", revision=revision):
             raise ValueError("the repository has no config.json, so it holds no transformers model")
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
+        if not is_local:
+            options["local_files_only"] = only_cached(source, filename="config.json", revision=revision)
         config = AutoConfig.from_pretrained(source, **options)
         objective = objective or objective_of(config)
         _require_fitting(objective, config)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model, loading = _auto_class(objective).from_pretrained(
-            source, config=config, dtype=dtype, output_loading_info=True, **options
+            source, config=config, dtype=dtype, device_map=device_map, output_loading_info=True, **options
         )
     _require_trained(model, loading["missing_keys"], label)
     _require_vocabulary(tokenizer, label)
-    return Pretrained(model.to(device or "cpu").eval(), tokenizer, objective, label)
+    if device_map is None:
+        model.to(device or "cpu")
+    check_weights_present(model)
+    return Pretrained(model.eval(), tokenizer, objective, label)
 
 
 def objective_of(config: Any) -> Objective:

@@ -7,21 +7,41 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import RandomSampler, Sampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from gdrop_viz._processes import n_processes, rank
 from gdrop_viz.finetuning.events import Event, Listener, StopSignal
 from gdrop_viz.tasks import Task
 
 
 class Stopped(Exception):
     """Ends a training at once; what was recorded stays."""
+
+
+class SharedBatches:
+    """The rows of each batch that belong to one of several processes: every n-th one, from its rank on.
+
+    A process without a row in a small last batch gets the first one, so that all of them take part; `PairedTrainer`
+    weighs it with 0.
+    """
+
+    def __init__(self, whole: BatchSampler, processes: int, rank: int) -> None:
+        self.whole, self.processes, self.rank = whole, processes, rank
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.whole:
+            yield batch[self.rank :: self.processes] or batch[:1]
+
+    def __len__(self) -> int:
+        return len(self.whole)
 
 
 class PairedTrainer(Trainer):
@@ -34,6 +54,13 @@ class PairedTrainer(Trainer):
     def __init__(self, *args: Any, group_by_length: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group_by_length = group_by_length
+        self.processes, self.rank = n_processes(), rank()
+        if self.args.world_size != self.processes:
+            raise RuntimeError(
+                f"the Trainer works with {self.args.world_size} of the {self.processes} processes that were launched; "
+                "start with torchrun or accelerate launch, and create nothing of accelerate before"
+            )
+        self.batches_taken = 0
         # a classifier's loss is a mean over the batch: without this the Trainer takes the **kwargs of its forward for
         # the ability to average over all accumulated batches, and adds their gradients up instead
         self.model_accepts_loss_kwargs = False
@@ -46,14 +73,40 @@ class PairedTrainer(Trainer):
         if not self.group_by_length:
             return RandomSampler(rows, generator=generator)
         return LengthGroupedSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            self.args.train_batch_size * self.processes * self.args.gradient_accumulation_steps,
             lengths=[len(row["input_ids"]) for row in rows],
             generator=generator,
         )
 
+    def get_train_dataloader(self) -> DataLoader:
+        if self.processes == 1:
+            return super().get_train_dataloader()
+        # accelerate would fill up the last batch with rows from the first one, which one process does not see
+        whole = BatchSampler(self._get_train_sampler(), self.args.train_batch_size * self.processes, drop_last=False)
+        mine = SharedBatches(whole, self.processes, self.rank)
+        return DataLoader(self.train_dataset, batch_sampler=mine, collate_fn=self.data_collator)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.processes == 1 or not model.training:
+            return loss
+        # the gradients of all processes are averaged: weigh this one's mean by its share of the batch's rows
+        whole, mine = self._rows_of_batch()
+        self.batches_taken += 1
+        return loss * (self.processes * mine / whole)
+
+    def _rows_of_batch(self) -> tuple[int, int]:
+        """Rows of the batch that all processes are at, and how many of them this one has."""
+        size, total = self.args.train_batch_size * self.processes, len(self.train_dataset)
+        number = self.batches_taken % math.ceil(total / size)
+        whole = min(size, total - number * size)
+        return whole, len(range(self.rank, whole, self.processes))
+
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        rows = len(inputs["labels"])
+        rows = len(inputs["labels"]) if self.processes == 1 else self._rows_of_batch()[0]
         loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.processes > 1:
+            loss = self.accelerator.reduce(loss, "mean")
         self.update_loss = self.update_loss + loss
         self.update_rows += rows
         return loss
@@ -67,6 +120,7 @@ class Recorder(TrainerCallback):
         self.epoch_scores: dict[str, float] = {}
         self.unfinished: list[dict[str, Any]] = []  # rows of an epoch whose validation sets are not all scored
         self.metrics: dict[str, float] = {}
+        self.validation_loss = math.nan
         self.on_event, self.stop = on_event, stop
         self.trainer: PairedTrainer | None = None
         self.began = time.perf_counter()
@@ -100,7 +154,7 @@ class Recorder(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
         epoch, seconds = round(state.epoch), time.perf_counter() - self.began
         split = next(name for name in self.trainer.eval_dataset if f"eval_{name}_loss" in metrics)
-        scores = {**self.metrics, "loss": metrics[f"eval_{split}_loss"]}
+        scores = {**self.metrics, "loss": self.validation_loss}
         table = [(split, metric, float(value)) for metric, value in scores.items()]
         if split == "validation":
             table.insert(0, ("train", "loss", float(self.epoch_loss) / self.epoch_rows))
@@ -142,6 +196,8 @@ def make_trainer(
 
     def score(outcome: Any) -> dict[str, float]:
         logits = np.asarray(outcome.predictions, dtype=np.float64)
+        # of all rows together: the Trainer's is a mean of batches, which depends on how processes share them
+        recorder.validation_loss = _mean_loss(task, torch.from_numpy(logits), torch.as_tensor(outcome.label_ids))
         if np.isfinite(logits).all():
             recorder.metrics = task.compute_metrics(logits, np.asarray(outcome.label_ids))
         else:
@@ -166,3 +222,9 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     recorder.trainer = trainer
     return trainer, recorder
+
+
+def _mean_loss(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> float:
+    if task.kind == "regression":
+        return float(torch.nn.functional.mse_loss(logits.squeeze(-1), labels.double().reshape(-1)))
+    return float(torch.nn.functional.cross_entropy(logits, labels))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gdrop_viz._processes import is_first
 from gdrop_viz._progress import progress_bar
 from gdrop_viz.finetuning.events import Event, EventKind, Listener
 from gdrop_viz.finetuning.result import Comparison, run_table
@@ -63,7 +64,7 @@ class Ledger:
             initial=sum(run.total_steps for run in runs if found[run.name] is not None),
             description="fine-tuning",
             unit="step",
-            show=progress,
+            show=progress and is_first(),
         )
         for run in runs:
             rows = found[run.name]
@@ -101,7 +102,8 @@ class Ledger:
         if not rows or rows[-1]["epoch"] < self.metadata["epochs"]:
             return False
         about = {"arm": run.arm, "model": self.metadata["model"], "task": self.metadata["task"], "metric": self.metric}
-        self.store.write(run.settings, rows, about=about)
+        if is_first():
+            self.store.write(run.settings, rows, about=about)
         self.rows[run.name] = rows
         for twin in self.runs:
             if twin.name == run.name:

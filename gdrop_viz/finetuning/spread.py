@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gdrop_viz._executors import held_by_workers, n_workers
 from gdrop_viz._hub import quiet_libraries
 from gdrop_viz._state import preserved_rng
 from gdrop_viz.finetuning.classifier import model_checksum
@@ -50,6 +51,9 @@ class _StopFile:
     def is_set(self) -> bool:
         return Path(self.path).exists()
 
+    def set(self) -> None:
+        Path(self.path).touch()
+
 
 def spread(
     executor: Executor,
@@ -63,36 +67,44 @@ def spread(
 ) -> None:
     """Do the unfinished runs of `ledger` on `executor`; each is written down as soon as it comes back.
 
-    Only as many runs are handed over as can be busy soon, since each carries the model with it. After a stop, an
-    exception or an interrupt, waiting runs are withdrawn and running ones end within one step (on machines that see
-    this machine's temporary folder; elsewhere they run on, and are not used).
+    Only as many runs are handed over as can be busy soon. A worker gets the model once: one that lacks it answers
+    None, and only such a run is handed over again together with it. After a stop, an exception or an interrupt,
+    waiting runs are withdrawn and running ones end within one step (on machines that see this machine's temporary
+    folder; elsewhere they run on, and are not used).
     """
     _check(executor, arms)
     parcel = _packed(lm)
+    held = held_by_workers(executor, parcel)
     waiting = ledger.unfinished()
     running: dict[Future, Run] = {}
-    limit = 2 * _n_workers(executor)
+    limit = 2 * n_workers(executor)
     with tempfile.TemporaryDirectory() as folder:
-        stop_file = Path(folder) / f"stop-{uuid.uuid4().hex}"
+        stop_file = _StopFile(str(Path(folder) / f"stop-{uuid.uuid4().hex}"))
+
+        def submit(run: Run, model: Any) -> None:
+            job = (parcel.checksum, model, task, arms[run.arm], run.seed, run.fraction, hyperparameters)
+            running[executor.submit(_remote_run, *job, torch.get_num_threads(), stop_file)] = run
+
         try:
             while True:
                 stopping = stop is not None and stop.is_set()
                 while not stopping and len(running) < limit and (run := next(waiting, None)) is not None:
                     ledger.start(run)
-                    job = (parcel, task, arms[run.arm], run.seed, run.fraction, hyperparameters)
-                    running[executor.submit(_remote_run, *job, torch.get_num_threads(), _StopFile(str(stop_file)))] = (
-                        run
-                    )
+                    submit(run, held)
                 if not running:
                     return
                 if stopping:
-                    stop_file.touch()
+                    stop_file.set()
                     running = {future: run for future, run in running.items() if not future.cancel()}
                 done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in done:
-                    _write_down(ledger, running.pop(future), future.result())
+                    run = running.pop(future)
+                    if (rows := future.result()) is not None:
+                        _write_down(ledger, run, rows)
+                    elif not stopping:
+                        submit(run, parcel)
         finally:
-            stop_file.touch()
+            stop_file.set()
             for future in running:
                 future.cancel()
             # the running ones look for the file at each step; it must not vanish before they saw it
@@ -126,7 +138,8 @@ def _write_down(ledger: Ledger, run: Run, rows: list[dict[str, Any]]) -> None:
 
 
 def _remote_run(
-    parcel: _Parcel,
+    checksum: str,
+    parcel: _Parcel | None,
     task: Task,
     arm: Any,
     seed: int,
@@ -134,11 +147,15 @@ def _remote_run(
     hyperparameters: Hyperparameters,
     threads: int,
     stop: StopSignal,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]] | None:
+    """Train in a worker; None says that the worker has no model yet and needs the parcel."""
     if stop.is_set():
         return []
+    lm = _UNPACKED.get(checksum) if parcel is None else _unpacked(parcel)
+    if lm is None:
+        return None
     with limited_threads(threads):
-        return run_rows(_unpacked(parcel), task, arm, seed, fraction, hyperparameters, stop=stop)
+        return run_rows(lm, task, arm, seed, fraction, hyperparameters, stop=stop)
 
 
 def _packed(lm: Pretrained) -> _Parcel:
@@ -169,13 +186,6 @@ def _unpacked(parcel: _Parcel) -> Pretrained:
             tensor.data = weights[name]
         _UNPACKED[parcel.checksum] = Pretrained(model, parcel.tokenizer, parcel.objective, parcel.name)
     return _UNPACKED[parcel.checksum]
-
-
-def _n_workers(executor: Executor) -> int:
-    workers = getattr(executor, "_max_workers", None)
-    if workers is None and hasattr(executor, "_client"):  # dask.distributed
-        workers = sum(executor._client.nthreads().values())
-    return workers or 4
 
 
 def _check(executor: Executor, arms: Mapping[str, Any]) -> None:

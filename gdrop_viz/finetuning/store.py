@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gdrop_viz._files import exclusive
+from gdrop_viz._processes import is_first
 from gdrop_viz._sealed import load_json, save_json
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class RunStore:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other comparisons out of the folder while this one writes there; RuntimeError if one is at work."""
-        with nullcontext() if self.path is None else exclusive(self.path, folder=True):
+        with exclusive(self.path, folder=True) if self.path is not None and is_first() else nullcontext():
             yield
 
     def all(self) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:

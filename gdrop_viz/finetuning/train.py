@@ -19,6 +19,7 @@ import torch
 
 from gdrop_viz._expect import expect
 from gdrop_viz._hub import quiet_libraries
+from gdrop_viz._processes import n_processes, rank
 from gdrop_viz._state import preserved_rng
 from gdrop_viz.finetuning.arms import Arm, WeightDecayArm, apply_arm, weight_decay_of
 from gdrop_viz.finetuning.classifier import build_classifier
@@ -53,7 +54,7 @@ class Hyperparameters:
     epochs
         Passes over the training subset.
     batch_size
-        Sequences per update.
+        Sequences per update; under torchrun, of all processes together.
     learning_rate
         Peak of the schedule.
     warmup
@@ -243,7 +244,15 @@ def run_rows(
     on_event: Listener | None = None,
     stop: StopSignal | None = None,
 ) -> list[dict[str, Any]]:
-    """Train and return one dict per epoch, split and metric; only the finished epochs if it was stopped."""
+    """Train and return one dict per epoch, split and metric; only the finished epochs if it was stopped.
+
+    Under torchrun or accelerate launch the processes share each batch, and all return the same rows.
+    """
+    if hyperparameters.batch_size % n_processes():
+        raise ValueError(
+            f"batch_size is what all {n_processes()} processes take together, so it must be a multiple of their "
+            f"number, got {hyperparameters.batch_size}"
+        )
     train = encode(lm, training_subset(task, fraction, seed), max_length=hyperparameters.max_length)
     # similar lengths side by side waste no padding; the metrics do not depend on the order
     validation = {
@@ -272,7 +281,7 @@ def run_rows(
                 stop=stop,
             )
         # all before drew numbers, each arm its own; the dropout masks must depend on the seed alone
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + 1_000_003 * rank())  # each process masks its own rows
         try:
             trainer.train()
         except Stopped:
@@ -301,13 +310,15 @@ def _training_arguments(
     return {
         "output_dir": folder,
         "num_train_epochs": hyperparameters.epochs,
-        "per_device_train_batch_size": hyperparameters.batch_size,
+        "per_device_train_batch_size": hyperparameters.batch_size // n_processes(),
         "per_device_eval_batch_size": max(_EVALUATION_BATCH, hyperparameters.batch_size),
         "learning_rate": hyperparameters.learning_rate,
         "warmup_steps": hyperparameters.warmup,  # below 1 it is a share
         "weight_decay": weight_decay_of(arm, hyperparameters.weight_decay),
         "seed": seed,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # without a GPU the Trainer joins the other processes of a launcher only if told to use the CPU
+        "use_cpu": n_processes() > 1 and not torch.cuda.is_available(),
         "remove_unused_columns": False,
         "eval_strategy": "epoch" if hyperparameters.evaluate == "epoch" else "no",  # then the recorder asks for it
         "logging_strategy": "epoch",

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from gdrop_viz._files import exclusive
+from gdrop_viz._processes import distributed
 from gdrop_viz._sealed import load_tensors, save_tensors
 from gdrop_viz.fisher.batch import Batch, Objective
-from gdrop_viz.fisher.processes import distributed
 from gdrop_viz.fisher.sums import Sums
 
 logger = logging.getLogger(__name__)

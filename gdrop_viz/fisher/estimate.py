@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from gdrop_viz._devices import check_weights_present, on_device_of
 from gdrop_viz._interrupts import interruptible
+from gdrop_viz._processes import distributed
 from gdrop_viz._progress import progress_bar
 from gdrop_viz._state import preserved_modes
 from gdrop_viz.fisher.batch import Batch, Objective, batch_size, by_hooks, by_loop, part_of
 from gdrop_viz.fisher.checkpoint import Checkpoint, fingerprint
 from gdrop_viz.fisher.estimators import check_estimator
-from gdrop_viz.fisher.processes import distributed, merged, my_share
+from gdrop_viz.fisher.processes import merged, my_share
 from gdrop_viz.fisher.result import Fisher
 from gdrop_viz.fisher.self_check import untrusted
 from gdrop_viz.fisher.stability import settled
@@ -214,7 +216,7 @@ class _Run:
         self.looped = untrusted(
             self.model,
             self.parameters,
-            batch,
+            on_device_of(self.model, batch),
             elements=self.resolution == "element",
             objective=self.objective,
         )
@@ -223,6 +225,7 @@ class _Run:
     def take(self, batch: Batch, index: int) -> None:
         """Add one batch; if it does not fit into memory, its halves."""
         first = self.starts[index]
+        batch = on_device_of(self.model, batch)
         self.sums.begin(batch_size(batch))
         self._take_rows(batch, slice(0, batch_size(batch)), set(), first, f"batch {index}")
         self.sums.end(f"batch {index}")
@@ -330,6 +333,7 @@ def _module(model: Any) -> nn.Module:
 
 
 def _chosen(model: nn.Module, parameters: Iterable[str] | None) -> dict[str, nn.Parameter]:
+    check_weights_present(model)
     known = dict(model.named_parameters())
     if not known:
         raise ValueError(f"{type(model).__name__} has no parameters, so there is no Fisher information.")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from gdrop_viz._processes import distributed
 from gdrop_viz.fisher.batch import Batch
 from gdrop_viz.fisher.sums import Sums
 
@@ -37,7 +37,3 @@ def merged(sums: Sums) -> Sums:
     dist.all_gather_object(everyone, own)
     sums.merge([one for one in everyone if one is not None])
     return sums
-
-
-def distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

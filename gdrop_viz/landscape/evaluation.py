@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gdrop_viz._devices import check_weights_present, on_device_of
 from gdrop_viz._state import preserved_modes, preserved_rng
 from gdrop_viz.landscape.directions import Direction, working_dtype
 from gdrop_viz.objectives import Loss, sequence_losses
@@ -116,9 +117,7 @@ def evaluating(
     metrics: Mapping[str, Metric] | None = None,
 ) -> Iterator[PointEvaluator]:
     """A context with a `PointEvaluator`, inside which the weights may be moved; afterwards all is as it was."""
-    device = next(iter(model.parameters())).device
-    # once, not at every point
-    batches = [{name: value.to(device) for name, value in batch.items()} for batch in batches]
+    batches = [on_device_of(model, batch) for batch in batches]  # once, not at every point
     # the grad mode too: an interrupt may strike between the end of a no_grad block and its exit
     with torch.set_grad_enabled(torch.is_grad_enabled()), preserved_modes(model), preserved_rng():
         if loss is None:
@@ -185,6 +184,7 @@ def checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics:
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}; pass lm.model")
     if not planes:
         raise ValueError("expected at least one surface to compute, got none")
+    check_weights_present(model)
     parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
     for directions in planes.values():
         wrong = next((d for d in directions if not isinstance(d, Direction)), None)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gdrop_viz._executors import held_by_workers, n_workers
 from gdrop_viz._files import exclusive
 from gdrop_viz._interrupts import interruptible
 from gdrop_viz._progress import progress_bar
@@ -104,7 +105,8 @@ def loss_surface(
         As for `sequence_losses`, for models of other kinds.
     executor
         A `concurrent.futures.Executor` (process pool, dask's `Client.get_executor()`, mpi4py's): each worker gets
-        the model once. Results are identical; the workers use as many torch threads as the caller has set.
+        the model once. Results are identical; the workers use as many torch threads as the caller has set. On a Dask
+        cluster the points of a worker that dies are computed by the others.
     on_point
         Called in this thread with a `SurfacePoint` after each new point; the model is then still at that point.
     stop
@@ -284,6 +286,7 @@ def _by_workers(
     if not jobs:
         return
     payload, token, threads = packed(*arguments), uuid.uuid4().hex, torch.get_num_threads()
+    held = held_by_workers(executor, payload)
     waiting = iter(jobs)
     running: dict[Future[PointValue | None], Job] = {}
 
@@ -291,11 +294,10 @@ def _by_workers(
         running[executor.submit(evaluate_in_worker, token, data, job[0], job[2], threads)] = job
 
     # few at a time: a worker asks for the model by answering None, and only such a point is sent with it
-    width = (getattr(executor, "_max_workers", None) or os.cpu_count() or 1) + 1
     try:
-        for job in [next(waiting, None) for _ in range(width)]:
+        for job in [next(waiting, None) for _ in range(n_workers(executor) + 1)]:
             if job is not None:
-                submit(job, None)
+                submit(job, held)
         while running:
             finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             if stopping():
@@ -307,7 +309,7 @@ def _by_workers(
                     submit(job, payload)
                     continue
                 if (following := next(waiting, None)) is not None:
-                    submit(following, None)
+                    submit(following, held)
                 yield job, value
     except (BrokenProcessPool, CancelledError) as error:
         raise RuntimeError(
