@@ -235,7 +235,8 @@ def mutations(
 ) -> Iterator[tuple[str, bytes | None]]:
     """Damaged versions of a file by name: cut off, empty, foreign, of another version, flipped. None: a folder.
 
-    The first group, with a truncation at `every` so many percent, comes with seed 0 only; `flips` files with 1 to 8 random bytes changed follow.
+    The first group, with a truncation at `every` so many percent, comes with seed 0 only; `flips` files with 1 to 8
+    random bytes changed follow.
     """
     if seed == 0:
         for share in range(0, 100, every):
