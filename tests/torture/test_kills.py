@@ -21,12 +21,11 @@ torch.set_num_threads(1)
 from tests.torture import guards, kills
 from tests.torture.book import Book
 book = Book()
-for name, most in (("Fisher, means per tensor", 3), ("loss surface", 3), ("comparison", 2), ("atomic write", 4)):
+for name, most in (("Fisher, means per tensor", 2), ("loss surface", 2), ("comparison", 1), ("atomic write", 3)):
     book.do(name, lambda: kills.trial(name, 0, most=most))
 for guard, name in guards.OF_KILLS.items():
-    kills._undisturbed.cache_clear()
     with guards.removed(guard):
-        book.do(f"without {guard}", lambda: kills.trial(name, 1, most=8))
+        book.do(f"without {guard}", lambda: kills.trial(name, 1, most=6))
 print(json.dumps(book.outcomes))
 """
 
@@ -48,7 +47,7 @@ def test_killed_work_ends_the_same(outcomes, name):
 
 
 def test_somebody_was_killed(outcomes):
-    assert sum(outcome.get("kills", 0) for outcome in outcomes.values()) >= 5
+    assert sum(outcome.get("kills", 0) for outcome in outcomes.values()) >= 3
 
 
 @pytest.mark.parametrize("guard", ["renaming", "clearing up", "a checkpoint after each batch"])
