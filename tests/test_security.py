@@ -139,3 +139,9 @@ def test_make_lab_stays_on_this_machine_and_asks_for_its_token():
     assert "--ip=localhost" in lab
     for weakened in ("token=", "password=", "0.0.0.0", "--ip=*", "allow_origin", "disable_check_xsrf"):
         assert weakened not in lab
+
+
+def test_every_requirement_is_pinned():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in lines if line.strip() and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][^ ;]*(; python_version .*)?", line) for line in wanted)

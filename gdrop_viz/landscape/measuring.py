@@ -59,11 +59,11 @@ def measure_landscape(
 
     >>> measure_landscape(lm, "findings")  # doctest: +SKIP
     """
+    from gdrop_viz.corpora import pretraining_batches
+    from gdrop_viz.fisher import fisher_information
     from gdrop_viz.pretrained import Pretrained
 
     expect(lm, Pretrained, "lm", "load_pretrained")
-    from gdrop_viz.corpora import pretraining_batches
-    from gdrop_viz.fisher import fisher_information
 
     sample = pretraining_batches(
         lm, n_sequences=n_fisher + n_sequences, batch_size=_BATCH, max_length=max_length, progress=progress
