@@ -14,7 +14,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: lab demo test test-lessons torture lint notebooks clean
+.PHONY: lab demo test test-lessons torture audit lint notebooks clean
 
 lab: $(STAMP)
 	cd notebooks && "$(abspath $(BIN))/jupyter" lab --ip=localhost --port=$(PORT) $(AS_ROOT) 00_start_here.ipynb
@@ -38,6 +38,11 @@ test-lessons: $(STAMP)
 # The table of what came of them is docs/reliability.md.
 torture: $(STAMP)
 	$(ONE_THREAD) $(BIN)/python -m tests.torture $(ONLY)
+
+# known weaknesses of the pinned versions, from PyPI's database (needs the network); a tool of its own, not of the project
+audit: $(STAMP)
+	$(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit
+	build/audit/bin/pip-audit --no-deps --disable-pip -r requirements.txt
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -109,7 +109,8 @@ def explained_failures(kind: str, name: str, *, revision: str | None = None, ins
     except Exception as error:
         library = type(error).__module__.split(".")[0]
         if library.startswith(("httpx", "httpcore", "huggingface_hub", "datasets", "safetensors")) or (
-            type(error).__name__ == "SafetensorError"  # its module is builtins in some releases
+            # safetensors' module is builtins in some releases; a pickle that holds more than weights is not opened
+            type(error).__name__ in ("SafetensorError", "UnpicklingError")
         ):
             raise _explanation(error, kind, name, revision, instead) from error
         raise
@@ -207,6 +208,9 @@ def _explanation(error: BaseException, kind: str, name: str, revision: str | Non
     if caused_by(errors.RepositoryNotFoundError, errors.HFValidationError) or "DatasetNotFoundError" in names:
         what = f"no {kind} {name!r} was found, neither bundled, nor as a local path, nor on the hub"
         return FileNotFoundError(_line(f"{what} (a private one needs `hf auth login`)", instead))
+    if "UnpicklingError" in names:
+        what = f"the weights of the {kind} {name!r} are a pickle with more than weights in it, which could run code"
+        return RuntimeError(_line(f"{what}, so it is not opened: take a checkpoint saved as safetensors"))
     if "consistency check" in all_text.lower():
         what = f"a file of the {kind} {name!r} came damaged and was not kept ({text[:140]}): load it again"
         return RuntimeError(_line(what))

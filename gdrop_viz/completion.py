@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gdrop_viz._corruption import sentinels
+from gdrop_viz._expect import expect
 from gdrop_viz._hub import quiet_libraries
 from gdrop_viz._state import preserved_modes, preserved_rng
 
@@ -52,6 +53,9 @@ def completions(lm: Pretrained, text: str, *, n: int = 5, max_new_tokens: int = 
     >>> table.columns.tolist(), len(table), bool(table["probability"].is_monotonic_decreasing)
     (['completion', 'text', 'probability'], 3, True)
     """
+    from gdrop_viz.pretrained import Pretrained
+
+    expect(lm, Pretrained, "lm", "load_pretrained")
     if not isinstance(text, str) or text.count(BLANK) != 1:
         raise ValueError(f"text must have exactly one blank {BLANK}, as in 'she was {BLANK} .', got {text!r}")
     if n < 1 or max_new_tokens < 1:

@@ -26,6 +26,7 @@ def my_share(batches: Sequence[Batch]) -> range:
 
 def merged(sums: Sums) -> Sums:
     """The sums over all processes, in rank order on every one of them."""
+    sums.gather()
     if not distributed():
         return sums
     import torch.distributed as dist

@@ -13,13 +13,17 @@ from gdrop_viz.fisher.per_sample import Use, add_squares, squared_norms
 
 # beyond this many rows, neighbouring sequences' means are averaged: a long run keeps a bounded history
 HISTORY_ROWS = 8192
+# after so many sequences the squares move to a sum of sums: float32 loses what is small beside a long sum
+FOLD = 4096
 
 
 @dataclass
 class Sums:
     """Running sums over sequences.
 
-    squares: Σ_n G_n² for each parameter (element resolution only), in at least float32.
+    squares: Σ_n G_n² for each parameter (element resolution only), in at least float32, over the sequences since the
+        last fold; `earlier` holds the sum of those before (None in runs of fewer than `FOLD` sequences), so that the
+        rounding of a million sequences is that of a few thousand. `gather` adds the two.
     history: mean score of each tensor for each sequence (or block of `block` sequences), rows of length P. The means
         and their standard errors come from float64 moments, so that long runs do not drift.
     """
@@ -36,6 +40,8 @@ class Sums:
     _first_row: int = 0
     changing: str | None = None
     done: set[str] = field(default_factory=set)
+    earlier: dict[str, Tensor] | None = None
+    _folded: int = 0
 
     def __post_init__(self) -> None:
         self.total = np.zeros(len(self.names))
@@ -107,6 +113,23 @@ class Sums:
         self.n_sequences += len(means)
         self._keep(means)
         self._batch = None
+        self._fold()
+
+    def _fold(self) -> None:
+        if self.squares is None or self.n_sequences - self._folded < FOLD:
+            return
+        if self.earlier is None:
+            self.earlier = {name: torch.zeros_like(square) for name, square in self.squares.items()}
+        for name, square in self.squares.items():
+            self.earlier[name] += square
+            square.zero_()
+        self._folded = self.n_sequences
+
+    def gather(self) -> None:
+        """Make `squares` the sums over all sequences."""
+        for name, earlier in (self.earlier or {}).items():
+            self.squares[name] += earlier
+        self.earlier = None
 
     # --- results -----------------------------------------------------------------------------------------------------
 
@@ -146,11 +169,13 @@ class Sums:
             "total_squares": self.total_squares,
             "history": self.history_rows(),
             "pending": self._pending,
-            "counts": np.array([self.n_sequences, self.block]),
+            "counts": np.array([self.n_sequences, self.block, self._folded]),
         }
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         for name, square in (self.squares or {}).items():
             tensors[f"squares/{name}"] = square
+        for name, earlier in (self.earlier or {}).items():
+            tensors[f"earlier/{name}"] = earlier
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -159,9 +184,11 @@ class Sums:
         self.total_squares = tensors["total_squares"].numpy().copy()
         self.history = [tensors["history"].numpy().copy()]
         self._pending = tensors["pending"].numpy().copy()
-        self.n_sequences, self.block = map(int, tensors["counts"])
+        self.n_sequences, self.block, self._folded = map(int, tensors["counts"])
         for name, square in (self.squares or {}).items():
             square.copy_(tensors[f"squares/{name}"])
+        if self._folded and self.squares is not None:
+            self.earlier = {name: tensors[f"earlier/{name}"].to(square.device) for name, square in self.squares.items()}
 
     def merge(self, others: list[Mapping[str, Tensor]]) -> None:
         """Become the sum over processes: `others` are the `tensors()` of every one of them, in rank order."""

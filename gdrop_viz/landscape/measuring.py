@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gdrop_viz._expect import expect
 from gdrop_viz._files import atomic_path
 from gdrop_viz.landscape.directions import Direction, random_direction
 from gdrop_viz.landscape.extent import proposed_extent
@@ -60,6 +61,9 @@ def measure_landscape(
     """
     from gdrop_viz.corpora import pretraining_batches
     from gdrop_viz.fisher import fisher_information
+    from gdrop_viz.pretrained import Pretrained
+
+    expect(lm, Pretrained, "lm", "load_pretrained")
 
     sample = pretraining_batches(
         lm, n_sequences=n_fisher + n_sequences, batch_size=_BATCH, max_length=max_length, progress=progress

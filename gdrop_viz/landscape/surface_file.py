@@ -71,6 +71,7 @@ def read(path: str | os.PathLike[str]) -> Surface:
 def _surface(file: Any, path: str | os.PathLike[str]) -> Surface:
     from gdrop_viz.landscape.surface import Surface
 
+    _refuse_pointers(file, path)
     missing = [name for name in ("xcoordinates", "train_loss") if name not in file]
     if missing:
         raise DamagedFile(
@@ -121,6 +122,20 @@ def _surface(file: Any, path: str | os.PathLike[str]) -> Surface:
         metadata=metadata,
         **extra,
     )
+
+
+def _refuse_pointers(group: Any, path: str | os.PathLike[str]) -> None:
+    """HDF5 can name any other file of this machine as the place of its data: nobody's surface needs that."""
+    import h5py
+
+    for name in group:
+        link = group.get(name, getlink=True)
+        item = group[name] if isinstance(link, h5py.HardLink) else None
+        elsewhere = isinstance(item, h5py.Dataset) and (item.external is not None or item.is_virtual)
+        if item is None or elsewhere:
+            raise DamagedFile(f"{os.fspath(path)!r} points at other data with {name!r} and is not read; {_REMEDY}")
+        if isinstance(item, h5py.Group):
+            _refuse_pointers(item, path)
 
 
 def read_fingerprint(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -64,9 +64,9 @@ class LandscapeExplorer(RunPanel):
         from gdrop_viz.fisher import Fisher
         from gdrop_viz.pretrained import Pretrained
 
+        super().__init__()
         expect(lm, Pretrained, "lm", "load_pretrained")
         expect(fisher, Fisher, "fisher", "fisher_information")
-        super().__init__()
         self.lm, self.fisher, self.batches = lm, fisher, batches
         by = "element" if fisher.scores is not None else "tensor"
         folder = Path(path) / _identity(lm, batches)

@@ -26,6 +26,7 @@ class Campaign:
     run: Callable[[Book], None]
     tells: Callable[[Book], str]
     question: str
+    trials: Callable[[], int]
 
 
 CAMPAIGNS = {
@@ -37,6 +38,7 @@ CAMPAIGNS = {
             "every result bit-identical to undisturbed work"
         ),
         "Does killed work resume and end the same?",
+        lambda: 8 * len(kills.WORKS),
     ),
     "damage": Campaign(
         lambda book: damage.campaign(book, seeds=4, flips=200),
@@ -45,11 +47,13 @@ CAMPAIGNS = {
             + ", ".join(f"{count:,} {kind}" for kind, count in book.counts("kinds").most_common())
         ),
         "Is every damaged file refused in one line?",
+        lambda: 4 * len(damage.readers()),
     ),
     "arguments": Campaign(
         arguments.campaign,
         lambda book: f"{len(book.outcomes):,} bad calls of {len(arguments.covered())} public functions and methods",
         "Is every bad argument refused at once?",
+        lambda: sum(map(len, arguments.table(arguments.world()).values())),
     ),
     "interrupts": Campaign(
         interrupts.campaign,
@@ -58,11 +62,13 @@ CAMPAIGNS = {
             f"{len(interrupts.CALLS)} kinds of public calls"
         ),
         "Is the state restored wherever a call ends?",
+        lambda: len(interrupts.CALLS) * len(interrupts.ERRORS),
     ),
     "endurance": Campaign(
         endurance.campaign,
         lambda book: "; ".join(outcome["tells"] for outcome in book.outcomes.values() if "tells" in outcome),
         "Do memory, threads and files stay flat?",
+        lambda: 3,
     ),
 }
 
@@ -76,13 +82,14 @@ def table(books: dict[str, Book]) -> str:
         "runs one campaign). A small, seeded part of each campaign is in `make test` (`tests/torture/`), where it is "
         "also shown that each test fails when its guard is removed.",
         "",
-        "| campaign | question | tried | failed |",
-        "|---|---|---|---|",
+        "| campaign | question | tried | trials done | failed |",
+        "|---|---|---|---|---|",
     ]
     for name, campaign in CAMPAIGNS.items():
         book = books[name]
         told = campaign.tells(book) if book.outcomes else "not run"
-        lines.append(f"| {name} | {campaign.question} | {told} | {len(book.failures)} |")
+        done = f"{len(book.outcomes)} of {campaign.trials()}"
+        lines.append(f"| {name} | {campaign.question} | {told} | {done} | {len(book.failures)} |")
     failures = [f"- {name}, {failure}" for name, book in books.items() for failure in book.failures]
     if failures:
         lines += ["", "## What failed", "", *failures]

@@ -218,7 +218,7 @@ def table(w: World) -> dict[str, dict[str, Call]]:
             "numbers for names": lambda w: gv.Fisher.from_means({1: 1.0}),
             "None": lambda w: gv.Fisher.from_means(None),
         },
-        "Fisher.grouped": {"an unknown grouping": lambda w: w.fisher.grouped("head")},
+        "Fisher.grouped": {"an unknown grouping": lambda w: w.fisher.grouped("token")},
         "Fisher.heads": {"means only": lambda w: w.means.heads()},
         "Fisher.neurons": {
             "means only": lambda w: w.means.neurons("x"),
@@ -481,6 +481,21 @@ def table(w: World) -> dict[str, dict[str, Call]]:
             "no file": lambda w: gv.Comparison.load(w.folder / "none"),
             "an empty folder": lambda w: gv.Comparison.load(w.folder / "void"),
         },
+        "completions": {
+            "a model for lm": lambda w: gv.completions(w.model, "a {} cat"),
+            "no blank": lambda w: gv.completions(w.lm, "a cat"),
+            "two blanks": lambda w: gv.completions(w.lm, "a {} {}"),
+            "a number for text": lambda w: gv.completions(w.lm, 3),
+            "n = 0": lambda w: gv.completions(w.lm, "a {} cat", n=0),
+        },
+        "measure_landscape": {
+            "a model for lm": lambda w: gv.measure_landscape(w.model, w.folder / "m", work=w.folder / "w"),
+        },
+        "LandscapeFindings": {
+            "an empty folder": lambda w: gv.LandscapeFindings.load(w.folder / "void"),
+        },
+        "plots.landscape_rises": {"text": lambda w: gv.plots.landscape_rises("x")},
+        "plots.fisher_beside_hessian": {"text": lambda w: gv.plots.fisher_beside_hessian("x")},
         "GaussianArm": {f"rate {x!r}": lambda w, x=x: gv.GaussianArm(x) for x in (-0.1, 1.0, "x", nan)},
         "WeightDecayArm": {f"decay {x!r}": lambda w, x=x: gv.WeightDecayArm(x) for x in (-0.1, "x", nan, inf)},
         "FisherExplorer": {
@@ -501,7 +516,7 @@ def table(w: World) -> dict[str, dict[str, Call]]:
         },
         "plots.fisher_profile": {
             "text": lambda w: gv.plots.fisher_profile("x"),
-            "an unknown grouping": lambda w: gv.plots.fisher_profile(w.fisher, by="head"),
+            "an unknown grouping": lambda w: gv.plots.fisher_profile(w.fisher, by="token"),
             "an unknown measure": lambda w: gv.plots.fisher_profile(w.fisher, measure="median"),
             "nothing": lambda w: gv.plots.fisher_profile({}),
         },

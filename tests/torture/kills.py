@@ -142,14 +142,19 @@ def _comparison() -> Work:
 # --- atomic writes: one whole file is a unit --------------------------------------------------------------------------
 
 
-def _writing(size: int = 300_000, versions: int = 60) -> Work:
+def _writing(pieces: int = 100, versions: int = 30) -> Work:
     """The same file again and again, each time of one repeated number; whatever is found must be one whole version."""
 
     def run(folder: Path, report: Report) -> None:
         with exclusive(folder / "file.json"):
             for version in range(_version(folder) + 1, versions + 1):
-                with atomic_path(folder / "file.json") as temporary:
-                    temporary.write_text(json.dumps([version] * size))
+                # slowly, so that most kills fall into a write
+                with atomic_path(folder / "file.json") as temporary, temporary.open("w") as file:
+                    for piece in range(pieces):
+                        file.write(f"{',' if piece else '['} {version}")
+                        file.flush()
+                        time.sleep(2e-4)
+                    file.write("]")
                 report()
 
     return Work(run, _version, lambda folder: (folder / "file.json").read_bytes(), versions)

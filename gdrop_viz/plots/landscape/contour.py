@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gdrop_viz.plots.landscape.curves import surface_section
-from gdrop_viz.plots.landscape.page import axes_or_new
+from gdrop_viz.plots.landscape.page import axes_or_new, named_surfaces
 from gdrop_viz.plots.landscape.scale import COLORMAP, LOSS, LossScale, filled_in, plain_ticks
 from gdrop_viz.plots.landscape.words import axis_label, put_title
 
@@ -46,6 +46,7 @@ def surface_contour(
     A surface that is not complete yet is interpolated between its known points, and says so; points whose loss is
     not finite are left blank and counted. A 1-D surface is drawn as a line.
     """
+    named_surfaces(surface)
     if surface.y is None:
         return surface_section(surface, ax=ax, log=log, title=title)
     ax = axes_or_new(ax)

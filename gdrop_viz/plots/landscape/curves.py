@@ -32,8 +32,8 @@ def surface_section(
     rise: draw the loss above the centre's; the band is then that of the paired difference, sequence by sequence,
     which is what tells two curves apart. axis, at: which way the cut runs, and where on the other axis.
     """
-    ax = axes_or_new(ax)
     named = named_surfaces(surfaces)
+    ax = axes_or_new(ax)
     for (name, surface), (color, style) in zip(named.items(), looks(len(named)), strict=True):
         line = surface.cross_section(axis, at)
         losses, error = line.rise() if rise else (line.loss, line.standard_error)
@@ -74,8 +74,8 @@ def surface_radial(
     rise: above the innermost ring's loss. distance: in Euclidean distance of the weights (radius times the mean norm
     of the directions) instead of multiples of the directions.
     """
-    ax = axes_or_new(ax)
     named = named_surfaces(surfaces)
+    ax = axes_or_new(ax)
     for (name, surface), (color, style) in zip(named.items(), looks(len(named)), strict=True):
         profile = surface.radial()
         radius, loss = profile["radius"].to_numpy(), profile["loss"].to_numpy()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gdrop_viz._expect import expect
 from gdrop_viz.plots.landscape.page import axes_or_new, ink, looks
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def landscape_rises(findings: LandscapeFindings, *, step: float = 1.0) -> Figure
 
     import matplotlib.pyplot as plt
 
+    from gdrop_viz.landscape.findings import LandscapeFindings
+
+    expect(findings, LandscapeFindings, "findings", "measure_landscape")
     table, rises = findings.summary(step), findings.rises[findings.rises["step"] == step]
     comparisons = list(dict.fromkeys(table.index.get_level_values("comparison")))
     models = list(findings.settings)
@@ -67,6 +71,9 @@ def fisher_beside_hessian(findings: LandscapeFindings, *, ax: Axes | None = None
     bars: ± 1 standard error over probes. Groups with a negative estimate cannot be drawn on a logarithmic scale, and
     the title counts them.
     """
+    from gdrop_viz.landscape.findings import LandscapeFindings
+
+    expect(findings, LandscapeFindings, "findings", "measure_landscape")
     ax = axes_or_new(ax)
     ranks = findings.curvature[findings.curvature["by"] == "rank of the score"]
     left_out = 0

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gdrop_viz._expect import expect
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -55,7 +57,11 @@ def looks(n: int) -> list[tuple[Any, str]]:
 
 
 def named_surfaces(surfaces: Surface | Mapping[str, Surface]) -> dict[str, Surface]:
+    from gdrop_viz.landscape.surface import Surface
+
     named = dict(surfaces) if isinstance(surfaces, Mapping) else {"": surfaces}
+    for one in named.values():
+        expect(one, Surface, "surface", "loss_surface")
     if not named:
         raise ValueError("expected at least one surface to draw, got none")
     return named

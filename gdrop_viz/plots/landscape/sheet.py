@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdrop_viz.plots.landscape.page import subplots
+from gdrop_viz.plots.landscape.page import named_surfaces, subplots
 from gdrop_viz.plots.landscape.scale import COLORMAP, LOSS, LossScale, filled_in, plain_ticks
 from gdrop_viz.plots.landscape.words import put_title, short_axis_label
 
@@ -30,6 +30,7 @@ def surface_3d(
 
     `ax`, if given, must be a 3-D axes (`subplot_kw={"projection": "3d"}`). Raises ValueError for a 1-D surface.
     """
+    named_surfaces(surface)
     if surface.y is None:
         raise ValueError("expected a 2-D surface, got a 1-D one; draw it with surface_section")
     if ax is None:

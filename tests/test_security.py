@@ -1,0 +1,147 @@
+"""Can a file, a name or a server let somebody in? No code in data, no path out of a folder, nothing beyond loopback."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import gdrop_viz as gv
+from gdrop_viz.landscape.surface import surface_path
+
+ROOT = Path(gv.__file__).resolve().parents[1]
+SOURCES = sorted(
+    path for part in ("gdrop_viz", "data", "benchmarks", "notebooks") for path in (ROOT / part).rglob("*.py")
+)
+# work is sent to this machine's own worker processes in memory; nothing is read from a file
+PICKLES_IN_MEMORY = {
+    "gdrop_viz/finetuning/spread.py": {"dumps"},
+    "gdrop_viz/landscape/evaluation.py": {"Pickler", "loads"},
+}
+NEVER = {"eval", "exec", "extractall", "system", "popen"}
+
+
+def calls_in(path: Path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+
+
+def unsafe_calls(path: Path) -> list[str]:
+    found = []
+    allowed = PICKLES_IN_MEMORY.get(path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else "", set())
+    for name, keywords in calls_in(path):
+        base, _, last = name.rpartition(".")
+        if base in ("pickle", "cloudpickle", "joblib", "dill", "marshal", "shelve") and last not in allowed:
+            found.append(name)
+        if name == "torch.load" and keywords.get("weights_only") != "True":
+            found.append(f"{name} without weights_only=True")
+        if keywords.get("allow_pickle") == "True" or keywords.get("shell") == "True":
+            found.append(f"{name}(allow_pickle or shell)")
+        if keywords.get("trust_remote_code") == "True":
+            found.append(f"{name}(trust_remote_code=True)")
+        if name in NEVER or (
+            last in ("extractall", "system", "popen") and base in ("os", "tarfile", "zipfile", "archive")
+        ):
+            found.append(name)
+        if name == "pd.read_pickle" or name == "yaml.load":
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_file_of_data_can_run_code(path):
+    assert unsafe_calls(path) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["pickle.load(f)", "torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p, allow_pickle=True)",
+     "f(x, trust_remote_code=True)", "eval(text)", "pd.read_pickle(p)"],
+)  # fmt: skip
+def test_the_search_would_find_it(tmp_path, line):
+    (tmp_path / "bad.py").write_text(line)
+    assert unsafe_calls(tmp_path / "bad.py")
+
+
+def test_code_of_a_repository_runs_only_when_asked():
+    import inspect
+
+    assert inspect.signature(gv.load_pretrained).parameters["trust_remote_code"].default is False
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_pickle_in_a_model_folder_is_not_run(tiny_lm, tmp_path):
+    folder = tiny_lm.save(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "checksums.json").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(tmp_path / "hacked")))
+    with pytest.raises((RuntimeError, ValueError)):
+        gv.load_pretrained(folder)
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize("label", ["../../etc/passwd", "..", "/etc/passwd", "a\0b", "C:\\x", "~root", "x" * 20])
+def test_a_label_does_not_lead_out_of_its_folder(tmp_path, label):
+    path = surface_path(tmp_path, label)
+    assert path.resolve().parent == tmp_path.resolve()
+    assert re.fullmatch(r"[\w.-]+", path.name)
+
+
+def test_a_runs_name_does_not_lead_out_of_its_folder(tmp_path):
+    from gdrop_viz.finetuning.store import RunStore
+
+    store = RunStore.open(tmp_path / "runs")
+    rows = [{"epoch": 1, "split": "validation", "metric": "accuracy", "value": 0.5, "seconds": 1.0}]
+    store.write({"arm": "../../out"}, rows, about={"arm": "../../out", "task": "/etc", "model": "..", "metric": "x"})
+    assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["runs"]
+
+
+@pytest.mark.parametrize("trick", ["external link", "external storage", "soft link", "virtual"])
+def test_a_surface_does_not_read_other_files(tmp_path, trick):
+    """An HDF5 file may point at any other file of the machine; such a one is refused."""
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["train_loss"] = np.arange(3.0)
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["xcoordinates"] = np.arange(3.0)
+        if trick == "external link":
+            file["train_loss"] = h5py.ExternalLink(str(secret), "train_loss")
+        elif trick == "soft link":
+            file["train_loss"] = h5py.SoftLink("/xcoordinates")
+        elif trick == "external storage":
+            file.create_dataset("train_loss", (3,), "f8", external=[(str(secret), 0, 24)])
+        else:
+            layout = h5py.VirtualLayout((3,), "f8")
+            layout[:] = h5py.VirtualSource(str(secret), "train_loss", (3,))
+            file.create_virtual_dataset("train_loss", layout)
+    with pytest.raises(ValueError, match=r"s\.h5.*points"):
+        gv.Surface.load(tmp_path / "s.h5")
+
+
+def test_make_lab_stays_on_this_machine_and_asks_for_its_token():
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
+    lab = recipe[recipe.index("\nlab:") :].split("\n\n")[0]
+    assert "--ip=localhost" in lab
+    for weakened in ("token=", "password=", "0.0.0.0", "--ip=*", "allow_origin", "disable_check_xsrf"):
+        assert weakened not in lab
+
+
+def test_every_requirement_is_pinned():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in lines if line.strip() and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][^ ;]*(; python_version .*)?", line) for line in wanted)

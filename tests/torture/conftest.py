@@ -1,0 +1,14 @@
+"""The campaigns fork, which needs a parent whose torch has one thread; it is given back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

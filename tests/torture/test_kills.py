@@ -1,0 +1,55 @@
+"""Does killed work resume, lose at most one unit and end with the same bits? And would we notice if it did not?
+
+In a process of its own: a fork cannot run backward passes once its parent has run one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from tests.torture import guards, kills
+from tests.torture.book import Book
+book = Book()
+for name, most in (("Fisher, means per tensor", 2), ("loss surface", 2), ("comparison", 1), ("atomic write", 3)):
+    book.do(name, lambda: kills.trial(name, 0, most=most))
+for guard, name in guards.OF_KILLS.items():
+    with guards.removed(guard):
+        book.do(f"without {guard}", lambda: kills.trial(name, 1, most=6))
+print(json.dumps(book.outcomes))
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=900,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", ["Fisher, means per tensor", "loss surface", "comparison", "atomic write"])
+def test_killed_work_ends_the_same(outcomes, name):
+    assert outcomes[name]["failed"] is None
+    assert outcomes[name]["lost"] <= 1
+
+
+def test_somebody_was_killed(outcomes):
+    assert sum(outcome.get("kills", 0) for outcome in outcomes.values()) >= 3
+
+
+@pytest.mark.parametrize("guard", ["renaming", "clearing up", "a checkpoint after each batch"])
+def test_it_fails_without_the_guard(outcomes, guard):
+    assert outcomes[f"without {guard}"]["failed"], "the guard was removed and nobody noticed"
