@@ -101,7 +101,8 @@ def hardware() -> str:
     except OSError:  # not Linux
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{torch.get_num_threads()} threads of {names[0] if names else platform.processor()}"
+    n = torch.get_num_threads()
+    return f"{n} thread{'s' * (n > 1)} of {names[0] if names else platform.processor()}"
 
 
 def train(name: str, *, minutes: float | None, steps: int | None, seed: int, every: int) -> None:
