@@ -147,3 +147,12 @@ def _errno_of(error: Exception) -> int | None:
         return error.errno
     text = str(error)
     return next((number for number in _WHY if os.strerror(number) in text), None)
+
+
+def file_stem(label: str) -> str:
+    """Return `label` as the stem of a file: it can name no other folder, whatever it holds.
+
+    >>> file_stem("org/model, top 1 %")
+    'org_model__top_1__'
+    """
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in label)

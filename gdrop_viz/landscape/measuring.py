@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdrop_viz._expect import expect
-from gdrop_viz._files import atomic_path
+from gdrop_viz._files import atomic_path, file_stem
 from gdrop_viz.landscape.directions import Direction, random_direction
 from gdrop_viz.landscape.extent import proposed_extent
 from gdrop_viz.landscape.findings import LandscapeFindings
@@ -77,7 +77,7 @@ def measure_landscape(
         "n_directions": n_directions,
         "n_probes": n_probes,
     }
-    work = Path(work) / f"{lm.name}-{settings['model'][:8]}-{batches.checksum[:8]}-{chosen_on.checksum[:8]}"
+    work = Path(work) / f"{file_stem(lm.name)}-{settings['model'][:8]}-{batches.checksum[:8]}-{chosen_on.checksum[:8]}"
     work.mkdir(parents=True, exist_ok=True)
     fisher = fisher_information(lm.model, chosen_on, checkpoint=work / "fisher.checkpoint", progress=progress)
     _whole(fisher.n_sequences == chosen_on.n_sequences)
@@ -96,7 +96,7 @@ def measure_landscape(
     curvature = _curvature(lm, fisher, batches, n_probes, work, progress)
     settings |= {"n_sequences": batches.n_sequences, "n_fisher": fisher.n_sequences}
     settings["words_per_sequence"] = batches.n_predicted / batches.n_sequences
-    target = Path(folder) / f"{lm.name}.json"
+    target = Path(folder) / f"{file_stem(lm.name)}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as temporary:
         temporary.write_text(_json(settings, rises, curvature), encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gdrop_viz._files import file_stem
 from gdrop_viz.landscape import surface_file, surface_shape
 
 if TYPE_CHECKING:
@@ -245,5 +246,4 @@ class Surface:
 
 def surface_path(folder: str | os.PathLike[str], label: str) -> Path:
     """The file in `folder` that holds the surface called `label`."""
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in label) or "surface"
-    return Path(folder) / f"{name}.h5"
+    return Path(folder) / f"{file_stem(label) or 'surface'}.h5"
