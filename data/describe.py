@@ -17,7 +17,7 @@ import pandas as pd
 from build_corpus import ROOT
 from held_out import HeldOut, table
 
-from gdrop_viz.finetuning.statistics import mean_interval, paired_test
+from gdrop_viz.finetuning.statistics import Interval, PairedTest, mean_interval, paired_test
 
 DATA = ROOT / "data"
 START, END = "<!-- {}: written by describe.py -->", "<!-- end of {} -->"
@@ -60,9 +60,15 @@ def transfer_table(scores: pd.DataFrame) -> str:
             continue
         start = [mean_interval(pairs[name]) for name in pairs]
         gain = paired_test(pairs["pretrained"], pairs["random"])
-        shown = " | ".join(f"{100 * i.mean:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})" for i in (*start, gain))
+        shown = " | ".join(map(in_points, (*start, gain)))
         lines.append(f"| {model} | {task} | {metric} | {n_train:,} | {shown} | {len(pairs)} |")
     return "\n".join(lines)
+
+
+def in_points(interval: Interval | PairedTest) -> str:
+    """Return a mean with its interval in points; one value alone has none."""
+    mean, low, high = (100 * value for value in interval[:3])
+    return f"{mean:.1f} (one seed)" if interval.n < 2 else f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
 
 def filled(page: str, section: str, text: str) -> str:
