@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from gdrop_viz._expect import expect
+from gdrop_viz._files import file_stem
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.code_box import CodeBox
 from gdrop_viz.widgets.landscape_explorer_state import BY, FRACTIONS, KINDS, NORMALIZATIONS, LandscapeExplorerState
@@ -255,5 +256,4 @@ def _identity(lm: Pretrained, batches: Any) -> str:
     from gdrop_viz.finetuning.classifier import model_checksum
 
     text = getattr(batches, "checksum", None) or f"{len(batches)} batches"
-    name = "".join(c if c.isalnum() or c in "-." else "_" for c in lm.name)
-    return f"{name}-{model_checksum(lm)[:8]}-{text[:8]}"
+    return f"{file_stem(lm.name)}-{model_checksum(lm)[:8]}-{text[:8]}"
