@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from build_corpus import ROOT, WORK
@@ -13,6 +15,8 @@ from transformers import AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 
 MODELS = ROOT / "data" / "models"
+BEFORE = "before.json"
+"""What the exported model had seen that a run goes on from."""
 HALF_MAX = 32768.0
 """The largest second moment is scaled to this power of two, half of what fp16 can hold."""
 
@@ -24,6 +28,33 @@ def best_checkpoint(folder: Path) -> tuple[Path, dict]:
         raise SystemExit(f"expected a checkpoint in {folder}: run `python data/pretrain.py {folder.name}` first")
     state = json.loads((Path(last) / "trainer_state.json").read_text())
     return folder / Path(state["best_model_checkpoint"]).name, state
+
+
+def continue_from_export(name: str, work: Path) -> None:
+    """Prepare `work` for a run that starts from `data/models/NAME`: its tokenizer, and what was done before."""
+    if not (MODELS / name / "training.json").is_file():
+        raise SystemExit(f"expected an exported model in {MODELS / name}: train it first, without --go-on")
+    AutoTokenizer.from_pretrained(MODELS / name).save_pretrained(work / "tokenizer")
+    shutil.copy(MODELS / name / "training.json", work / BEFORE)
+
+
+def facts_before(work: Path) -> dict[str, Any] | None:
+    """Return what `training.json` said of the exported model that this run went on from; None if it began anew."""
+    file = work / BEFORE
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def added(facts: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a run and of the one that it continues, together; minutes count on by themselves."""
+    shifted = [{**point, **{key: point[key] + before[key] for key in ("step", "tokens")}} for point in facts["curve"]]
+    kept = [point for point in before["curve"] if point["step"] <= before["step"]]
+    minutes = facts["minutes"] - before["minutes"]
+    return {
+        **facts,
+        **{key: facts[key] + before[key] for key in ("step", "tokens")},
+        "hardware": f"{before['hardware']}, the last {minutes:.0f} on {facts['hardware']}",
+        "curve": kept + shifted,
+    }
 
 
 def curve_of(history: list[dict], tokens_per_step: int) -> list[dict[str, float]]:
@@ -90,6 +121,8 @@ def export(name: str) -> None:
         "hardware": (work / "hardware.txt").read_text(),
         "curve": curve_of(state["log_history"], recipe.tokens_per_step),
     }
+    if before := facts_before(work):
+        facts = added(facts, before)
     if recipe.keep_moments:
         lost = save_moments(checkpoint / "exp_avg_sq.safetensors", folder / "exp_avg_sq.safetensors")
         facts["second_moments_lost_in_fp16"] = round(lost, 6)

@@ -3,6 +3,7 @@
     python data/pretrain.py bert-mini --minutes 90      # train, or go on; what was done is kept when it stops
     python data/pretrain.py bert-mini --export          # write data/models/bert-mini from the best checkpoint
     python data/pretrain.py bert-mini --evaluate        # held-out loss against unigram and bigram models
+    python data/pretrain.py bert-mini --go-on --minutes 106   # train the exported model further, on text of its own
 
 Text comes from `python data/build_corpus.py`. Checkpoints, tokens and the curve are kept in `build/pretrain/NAME`.
 """
@@ -25,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from budget import Budget, SecondMoments
 from build_corpus import ROOT, WORK
-from export import MODELS, export
+from export import MODELS, continue_from_export, export, facts_before
 from held_out import as_json, held_out_slice, measure, table, token_losses
 from recipes import MIXTURE, RECIPES, Recipe, new_model, saved_tokenizer
 from token_batches import HeldOutBatches, TrainingSteps, token_stream
@@ -105,9 +106,17 @@ def hardware() -> str:
     return f"{n} thread{'s' * (n > 1)} of {names[0] if names else platform.processor()}"
 
 
-def train(name: str, *, minutes: float | None, steps: int | None, seed: int, every: int) -> None:
-    """Train `name` until the budget is used up, from its last checkpoint if there is one."""
+def train(name: str, *, minutes: float | None, steps: int | None, seed: int, every: int, go_on: bool) -> None:
+    """Train `name` until the budget is used up, from its last checkpoint if there is one.
+
+    `go_on` starts from the exported weights when there is none; their minutes count in the budget, so that the learning
+    rate goes on falling from where it would stand. The optimizer's averages are built up anew.
+    """
     recipe, folder = RECIPES[name], WORK / "pretrain" / name
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if go_on and last is None:
+        continue_from_export(name, folder)
+    before = facts_before(folder)
     tokenizer = saved_tokenizer(name, folder / "tokenizer")
     most = steps or 1_000_000
     data = TrainingSteps(
@@ -117,19 +126,21 @@ def train(name: str, *, minutes: float | None, steps: int | None, seed: int, eve
         n_steps=most,
         tokens=recipe.tokens_per_step,
         lengths=recipe.lengths,
-        seed=seed,
+        seed=seed + (before["step"] if before else 0),  # other draws than those it has seen
     )
     noise = recipe.corrupt(tokenizer, training=False)
     held_out = HeldOutBatches(streams_of(name, tokenizer, "heldout"), noise, rows=HELD_OUT_ROWS, length=128)
-    last = get_last_checkpoint(str(folder))
     history = json.loads((Path(last) / "trainer_state.json").read_text())["log_history"] if last else []
-    budget = Budget(minutes, steps, max((entry.get("minutes", 0.0) for entry in history), default=0.0))
+    spent = max((entry.get("minutes", 0.0) for entry in history), default=before["minutes"] if before else 0.0)
+    budget = Budget(minutes, steps, spent)
     (folder / "hardware.txt").write_text(hardware())
 
     model = new_model(name, tokenizer, seed=seed)
     if not recipe.dropout:
         gv.uniform_dropout(model, 0.0).apply(model)
     optimizer = optimizer_of(model, recipe)
+    if before:  # after the optimizer, whose steps may go by the size of a tensor at the very start
+        model.load_state_dict(recipe.auto.from_pretrained(MODELS / name, dtype=torch.float32).state_dict())
 
     def learning_rate_factor(step: int) -> float:
         return min((step + 1) / recipe.warmup_steps, max(0.0, 1 - budget.done(step)) / DECAY, 1.0)
@@ -195,6 +206,7 @@ def main() -> None:
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--minutes", type=float, help="budget of training time, over all resumed runs together")
     parser.add_argument("--steps", type=int, help="budget of optimizer steps")
+    parser.add_argument("--go-on", action="store_true", help="without a checkpoint: start from the exported weights")
     parser.add_argument("--every", type=int, default=50, help="steps between held-out losses and checkpoints")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0)
@@ -207,7 +219,8 @@ def main() -> None:
     if not (options.export or options.evaluate):
         if not (options.minutes or options.steps):
             parser.error("expected a budget: --minutes or --steps")
-        train(options.name, minutes=options.minutes, steps=options.steps, seed=options.seed, every=options.every)
+        budget = {"minutes": options.minutes, "steps": options.steps}
+        train(options.name, **budget, seed=options.seed, every=options.every, go_on=options.go_on)
     if options.export:
         export(options.name)
     if options.evaluate:
