@@ -86,13 +86,14 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--sentences", type=number_or_all, default=1000, help='size of the pool, or "all"')
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.1])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0, help="to add to what the table holds already")
     parser.add_argument("--bf16", action="store_true", help="mixed precision, in about two thirds of the time")
     options = parser.parse_args()
     runs = {key: getattr(options, key) for key in ("starts", "sentences", "fractions", "bf16")}
     if unknown := set(options.models) - set(MODELS):
         parser.error(f"expected models among {', '.join(MODELS)}, got {', '.join(sorted(unknown))}")
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for name in options.models or MODELS:
             for task in options.tasks:
                 rows = measure(name, task, seed=seed, **runs)
