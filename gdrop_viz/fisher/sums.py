@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz.fisher.per_sample import Use, add_squares, squared_norms
+from gdrop_viz.fisher.per_sample import Use
+from gdrop_viz.fisher.squares import add_squares, squared_norms
 
 # beyond this many rows, neighbouring sequences' means are averaged: a long run keeps a bounded history
 HISTORY_ROWS = 8192
