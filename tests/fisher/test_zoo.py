@@ -69,9 +69,10 @@ def test_scores_equal_the_loop(name, attention):
         assert abs(float(fisher.standard_errors[parameter]) - float(error)) <= 100 * relative * scale, parameter
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", ZOO)
-def test_single_precision_without_the_self_check(name):
-    case = build(name)
+def test_single_precision_without_the_self_check(name, attention):
+    case = build(name, attention=attention)
     expected, _ = brute_force(case.model, case.batch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
