@@ -18,7 +18,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,17 +53,17 @@ def peak(name: str, what: str) -> float:
     fisher_pass(model, small, "tensor")()
     for parameter in model.parameters():
         parameter.grad = None
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    if what == "inference":
-        with torch.no_grad():
-            gv.sequence_losses(model, batch)
-    elif what == "plain":
-        plain(model, batch)
-    else:
-        fisher_pass(model, batch, what)()
-    return resident("VmHWM") - before
+
+    def work() -> None:
+        if what == "inference":
+            with torch.no_grad():
+                gv.sequence_losses(model, batch)
+        elif what == "plain":
+            plain(model, batch)
+        else:
+            fisher_pass(model, batch, what)()
+
+    return added_peak(work)
 
 
 def activations(name: str) -> float:
@@ -91,10 +93,19 @@ def whole_run(name: str) -> dict[str, float]:
     return {"sequences": fisher.n_sequences, "parameters": len(fisher.means), "peak": resident("VmHWM")}
 
 
-def in_a_process(*arguments: str) -> dict[str, float]:
-    """The last line that this file prints for `arguments`, run in a fresh process."""
+def added_peak(work: Callable[[], object]) -> float:
+    """MB that `work` takes at its peak above what this process holds already."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    work()
+    return resident("VmHWM") - before
+
+
+def in_a_process(script: str, *arguments: str) -> Any:
+    """What the last line says that `script` prints for `arguments`, run in a fresh process."""
     environment = {**os.environ, **PROMPT_FREE}
-    command = [sys.executable, __file__, *arguments]
+    command = [sys.executable, script, *arguments, "--threads", str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
@@ -109,19 +120,18 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("SHAPE", "WHAT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    threads = ("--threads", str(options.threads))
     if options.one:
         name, what = options.one
         found = {"run": whole_run, "activations": activations}.get(what, lambda name: peak(name, what))(name)
         print(json.dumps(found))
         return
     if options.run:
-        found = in_a_process("--one", options.run, "run", *threads)
+        found = in_a_process(__file__, "--one", options.run, "run")
         print(f"{options.run}  {found['sequences']} sequences, whole process: peak {found['peak']:.0f} MB")
         return
     for name in options.shapes:
-        kept = in_a_process("--one", name, "activations", *threads)
-        peaks = {what: in_a_process("--one", name, what, *threads) for what in CASES}
+        kept = in_a_process(__file__, "--one", name, "activations")
+        peaks = {what: in_a_process(__file__, "--one", name, what) for what in CASES}
         sizes = [parameter.numel() * 4 / MB for parameter in shape(name)[0].parameters()]
         bounds = {
             "tensor": 1.1 * (peaks["inference"] + kept),

@@ -17,11 +17,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +29,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from fisher import LENGTH, fisher_pass, plain, ratios
-from fisher_memory import PROMPT_FREE, resident
+from fisher_memory import added_peak, in_a_process
 
 import gdrop_viz as gv
 
@@ -133,7 +130,7 @@ def compare_tools(shapes: str, rounds: int) -> None:
             print(f"{shape}  {name}: scores within {difference:.1e} of the engine's")
         found = ratios({name: tool(name, copy.deepcopy(model), batch) for name in TOOLS}, rounds)
         for name in TOOLS:
-            extra = memory("tools", shape, name)
+            extra = in_a_process(__file__, "tools", "--one", shape, name)
             print(f"{shape}  {name:8s} {found[name]:.2f} x plain, peak {extra:+.0f} MB", flush=True)
 
 
@@ -191,7 +188,7 @@ def compare_with_authors() -> None:
     mine, others = middle - start, end - middle
     print(f"CPU time: {mine:.1f} s, the authors' way {others:.1f} s: {others / mine:.1f} x")
     for name in ("ours", "authors"):
-        print(f"{name}: peak {memory('authors', 'bert-mini', name):+.0f} MB", flush=True)
+        print(f"{name}: peak {in_a_process(__file__, 'authors', '--one', 'bert-mini', name):+.0f} MB", flush=True)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -212,20 +209,7 @@ def peak(kind: str, shape: str, name: str) -> float:
             if name == "ours"
             else (lambda: authors_way(lm, padded(lm, batches)))
         )
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    work()
-    return resident("VmHWM") - before
-
-
-def memory(kind: str, shape: str, name: str) -> float:
-    command = [sys.executable, __file__, kind, "--one", shape, name, "--threads", str(torch.get_num_threads())]
-    environment = {**os.environ, **PROMPT_FREE}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{name} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return added_peak(work)
 
 
 def main() -> None:
