@@ -128,6 +128,7 @@ CALLS: dict[str, Callable[[nn.Module], Any]] = {
     "gradient_direction": lambda model: gv.gradient_direction(model, _shared()["batches"]),
     "hessian_spectrum": _quiet_hessian(gv.hessian_spectrum, k=1, max_iterations=1, basis=4),
     "hessian_trace": _quiet_hessian(gv.hessian_trace, n_probes=2),
+    "sequence_curvature": _quiet_hessian(gv.sequence_curvature, n_probes=1),
     "hessian_density": _quiet_hessian(gv.hessian_density, n_probes=1, n_steps=3),
     "dropout_sites": gv.dropout_sites,
     "measured_dropout": gv.measured_dropout,
