@@ -14,10 +14,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gdrop_viz._files import atomic_path
+from gdrop_viz._hashing import feed_tensors
 
 _SEAL = "sha256"
 
@@ -67,10 +67,7 @@ def load_tensors(path: str | os.PathLike[str], key: str, *, remedy: str) -> tupl
 
 def _tensors_checksum(key: str, header: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(f"{key}\n{header}\n".encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    feed_tensors(digest, sorted(tensors.items()), end="\n")
     return digest.hexdigest()
 
 
