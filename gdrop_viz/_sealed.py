@@ -81,6 +81,11 @@ def save_json(path: str | os.PathLike[str], content: Mapping[str, Any], *, allow
         temporary.write_text(json.dumps(sealed, indent=1, allow_nan=allow_nan), encoding="utf-8")
 
 
+def json_seal(content: Mapping[str, Any]) -> str:
+    """The last entry of a JSON file with this content, for files that are laid out by hand."""
+    return f"{json.dumps(_SEAL)}: {json.dumps(_json_checksum(content))}"
+
+
 def load_json(
     path: str | os.PathLike[str], *, kind: str, names: Collection[str], form: str, remedy: str
 ) -> dict[str, Any]:

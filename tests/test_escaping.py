@@ -64,8 +64,7 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
     "Batches": lambda t: dataclasses.replace(t.batches, texts=(EVIL,) * t.batches.n_sequences),
     "Batches, objective": lambda t: dataclasses.replace(t.batches, objective=EVIL),
     "Task": lambda t: gv.Task(EVIL, train=t.rows, validation=t.rows, label_names=(EVIL, "b")),
-    "Fisher": lambda t: gv.Fisher.from_means({EVIL: 1.0}),
-    "Fisher, model": lambda t: dataclasses.replace(gv.Fisher.from_means({"a": 1.0}), metadata={"model": EVIL}),
+    "Fisher": lambda t: dataclasses.replace(gv.Fisher.from_means({"a": 1.0}), metadata={"model": EVIL}),
     "Selection": lambda t: gv.select(t.lm.model, lambda name: True, label=EVIL),
     "Direction": lambda t: dataclasses.replace(gv.random_direction(t.lm.model), label=EVIL, selection=EVIL),
     "Surface": lambda t: gv.Surface(

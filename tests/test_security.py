@@ -121,7 +121,7 @@ def test_a_runs_name_does_not_lead_out_of_its_folder(tmp_path):
     assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["runs"]
 
 
-@pytest.mark.parametrize("trick", ["external link", "external storage", "soft link", "virtual"])
+@pytest.mark.parametrize("trick", ["external link", "external storage", "soft link", "virtual", "nested"])
 def test_a_surface_does_not_read_other_files(tmp_path, trick):
     """An HDF5 file may point at any other file of the machine; such a one is refused."""
     secret = tmp_path / "secret.h5"
@@ -133,6 +133,9 @@ def test_a_surface_does_not_read_other_files(tmp_path, trick):
             file["train_loss"] = h5py.ExternalLink(str(secret), "train_loss")
         elif trick == "soft link":
             file["train_loss"] = h5py.SoftLink("/xcoordinates")
+        elif trick == "nested":  # the rest is sound
+            file["train_loss"] = np.arange(3.0)
+            file["dir/inner"] = h5py.ExternalLink(str(secret), "train_loss")
         elif trick == "external storage":
             file.create_dataset("train_loss", (3,), "f8", external=[(str(secret), 0, 24)])
         else:
@@ -174,7 +177,7 @@ def started_lab(tmp_path):
         )  # fmt: skip
     try:
         end = time.monotonic() + 120
-        while not (found := list((tmp_path / "RUNTIME").glob("jpserver-*.json"))):
+        while not ((found := list((tmp_path / "RUNTIME").glob("jpserver-*.json"))) and _answers(port)):
             if server.poll() is not None or time.monotonic() > end:
                 pytest.fail((tmp_path / "log").read_text())
             time.sleep(0.1)
@@ -186,6 +189,14 @@ def started_lab(tmp_path):
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _status(url: str, **headers: str) -> int:
@@ -206,7 +217,7 @@ def test_the_started_lab_listens_on_loopback_and_lets_nobody_in_without_its_toke
     facts, port = started_lab
     assert facts["port"] == port  # not another one, had this been taken
     address, token = f"http://127.0.0.1:{port}", facts["token"]
-    assert _status(address + "/lab") == 302  # to the login page; by now it listens
+    assert _status(address + "/lab") == 302  # to the login page
     connections = psutil.Process(facts["pid"]).net_connections("inet")
     listening = {one.laddr.ip for one in connections if one.status == "LISTEN"}
     assert listening

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gdrop_viz._sealed import DamagedFile, load_json
 from gdrop_viz.landscape.over_sequences import rank_agreement, ratio_of_sums
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FORMAT = "gdrop_viz landscape findings 2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,10 @@ class LandscapeFindings:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LandscapeFindings:
-        """Read what `measure_landscape` has written: the file of one model, or a folder with those of several."""
+        """Read what `measure_landscape` has written: the file of one model, or a folder with those of several.
+
+        FileNotFoundError if there is none, DamagedFile (a ValueError) if one is not as it was written.
+        """
         import pandas as pd
 
         path = Path(path)
@@ -60,7 +66,7 @@ class LandscapeFindings:
             raise FileNotFoundError(
                 f"expected findings in {os.fspath(path)!r}, got none; measure: python -m gdrop_viz landscape-findings"
             )
-        found = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        found = {file.stem: _read(file) for file in files}
         tables = {
             name: pd.DataFrame([{"model": model, **row} for model, facts in found.items() for row in facts[name]])
             for name in ("rises", "curvature")
@@ -198,6 +204,18 @@ class LandscapeFindings:
     def _repr_html_(self) -> str:
         table = self.summary().to_html(float_format=lambda value: f"{value:.3g}")
         return f"<p>{html.escape(repr(self))}</p>{table}"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    remedy = "restore it, or measure again: python -m gdrop_viz landscape-findings"
+    kind, names = "a file of landscape findings", ("settings", "rises", "curvature")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedFile(f"{file} is not {kind}: damaged, or not JSON ({error}); {remedy}") from None
+    if isinstance(content, dict) and set(content) == set(names):  # from before there were checksums
+        return content
+    return load_json(file, kind=kind, names=(*names, "sequences"), form=FORMAT, remedy=remedy)
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:

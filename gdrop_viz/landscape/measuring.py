@@ -13,9 +13,10 @@ import numpy as np
 
 from gdrop_viz._expect import expect
 from gdrop_viz._files import atomic_path, file_stem
+from gdrop_viz._sealed import json_seal
 from gdrop_viz.landscape.directions import Direction, random_direction
 from gdrop_viz.landscape.extent import proposed_extent
-from gdrop_viz.landscape.findings import LandscapeFindings
+from gdrop_viz.landscape.findings import FORMAT, LandscapeFindings
 from gdrop_viz.landscape.fingerprint import model_checksum
 from gdrop_viz.landscape.ranking import bottom_k, random_k, top_k
 from gdrop_viz.landscape.sequence_curvature import SequenceCurvature, sequence_curvature
@@ -171,15 +172,16 @@ def _whole(complete: bool) -> None:
 
 
 def _json(settings: Mapping[str, Any], **tables: list[dict[str, Any]]) -> str:
-    """One row per line, so that a change shows as what it is."""
+    """One row per line, so that a change shows as what it is; sealed as `_sealed.save_json` does it."""
 
     def short(value: Any) -> Any:
         if isinstance(value, list):
             return [float(f"{number:.4g}") for number in value]
         return float(f"{value:.6g}") if isinstance(value, float) else value
 
-    parts = [f'"settings": {json.dumps(settings)}']
+    parts = [f'"format": {json.dumps(FORMAT)}', f'"settings": {json.dumps(settings)}']
     for name, table in tables.items():
         rows = ",\n".join(json.dumps({key: short(value) for key, value in row.items()}) for row in table)
         parts.append(f'"{name}": [\n{rows}\n]')
-    return "{" + ",\n".join(parts) + "}\n"
+    seal = json_seal(json.loads("{" + ",".join(parts) + "}"))
+    return "{" + ",\n".join([*parts, seal]) + "}\n"

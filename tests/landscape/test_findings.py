@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from gdrop_viz._sealed import DamagedFile
 from gdrop_viz.bundled import data_folder
 from gdrop_viz.fisher import fisher_information
 from gdrop_viz.landscape import LandscapeFindings, measure_landscape, measuring, sequence_curvature
-from gdrop_viz.landscape.findings import _interval
+from gdrop_viz.landscape.findings import FORMAT, _interval
 from tests.conftest import sentences
 
 SETTINGS = dict(n_fisher=16, n_sequences=6, max_length=12, n_directions=2, n_curvature=8, n_probes=2, progress=False)
@@ -143,7 +145,7 @@ def test_sequences_that_disagree_widen_the_interval(tmp_path, known):
             for g, share in (("a", 0.75), ("b", 0.25))
         ]
         facts["curvature"][-1] |= {"probe_error": 0.4}
-        (tmp_path / f"{name}.json").write_text(json.dumps(facts))
+        (tmp_path / f"{name}.json").write_text(json.dumps({"format": FORMAT, **facts}))
         found[name] = LandscapeFindings.load(tmp_path / f"{name}.json")
     even, odd = (each.fisher_beside_hessian().iloc[0] for each in found.values())
     assert even["ratio"] == odd["ratio"] == 5.0
@@ -156,6 +158,21 @@ def test_sequences_that_disagree_widen_the_interval(tmp_path, known):
     assert odd["high"] > 5 + 2 * error  # the skew of the sequences is the interval's too
     said = found["odd"].verdicts()[-1]
     assert f"Fisher scores 5.0 ({odd['low']:.1f} to {odd['high']:.1f}, 95 % interval over 8 sequences), with" in said
+
+
+def test_a_changed_number_is_noticed(tiny_lm, text, tmp_path):
+    measure_landscape(tiny_lm, tmp_path, work=tmp_path / "work", **SETTINGS)
+    file = tmp_path / "tiny.json"
+    content = file.read_text()
+    digits = [m.start() for m in re.finditer(r"\d", content)]
+    for at in digits[:: len(digits) // 40]:
+        file.write_text(content[:at] + str((int(content[at]) + 1) % 10) + content[at + 1 :])
+        with pytest.raises(DamagedFile, match=r"tiny\.json .*landscape-findings"):
+            LandscapeFindings.load(tmp_path)
+    for part in ("", content[: len(content) // 2], "[]", '{"format": 1}'):
+        file.write_text(part)
+        with pytest.raises(DamagedFile, match=r"tiny\.json .*landscape-findings"):
+            LandscapeFindings.load(file)
 
 
 def test_what_is_bundled_is_read():
