@@ -3,8 +3,8 @@
     python data/describe.py
 
 reads `data/models/*/training.json` and `held_out.json` (made by `data/pretrain.py`) and `data/transfer.csv` (made by
-`data/transfer.py`), and hashes every shipped file of `data/models` and `data/corpus`. The labelled tasks have their
-own page and checksums.
+`data/transfer.py`), and hashes every shipped file of `data/models` and `data/corpus` and every table of `data/tasks`
+(which have a page of their own).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ START, END = "<!-- {}: written by describe.py -->", "<!-- end of {} -->"
 
 
 def checksums() -> dict[str, str]:
-    """Return the sha256 of every shipped file of models and corpus, by its path inside `data/`."""
+    """Return the sha256 of every shipped file of models and corpus and of the tasks' tables, by path in `data/`."""
     files = sorted(path for folder in ("models", "corpus") for path in (DATA / folder).rglob("*") if path.is_file())
+    files += sorted((DATA / "tasks").glob("*.csv"))
     return {path.relative_to(DATA).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -88,7 +89,7 @@ def main() -> None:
     page = (DATA / "README.md").read_text(encoding="utf-8")
     page = filled(page, "figures", "\n\n".join(map(facts_of, folders)))
     page = filled(page, "transfer", transfer_table(pd.read_csv(DATA / "transfer.csv")))
-    listing = "\n".join(f"{digest}  {name}" for name, digest in sums.items())
+    listing = "\n".join(f"{digest}  {name}" for name, digest in sums.items() if not name.startswith("tasks/"))
     page = filled(page, "checksums", f"```\n{listing}\n```")
     (DATA / "README.md").write_text(page, encoding="utf-8")
 

@@ -38,6 +38,7 @@ _HOME = {
     "hessian_spectrum": "landscape",
     "hessian_trace": "landscape",
     "hessian_density": "landscape",
+    "sequence_curvature": "landscape",
     "LandscapeFindings": "landscape",
     "measure_landscape": "landscape",
     "dropout_sites": "dropout",

@@ -45,10 +45,6 @@ def problem() -> None:
     print(problem_report())
 
 
-for command in (fisher, landscape, compare, report):
-    app.command()(command)
-
-
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("build/demo.html"),

@@ -14,10 +14,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gdrop_viz._files import atomic_path
+from gdrop_viz._hashing import feed_tensors
 
 _SEAL = "sha256"
 
@@ -67,10 +67,7 @@ def load_tensors(path: str | os.PathLike[str], key: str, *, remedy: str) -> tupl
 
 def _tensors_checksum(key: str, header: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(f"{key}\n{header}\n".encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    feed_tensors(digest, sorted(tensors.items()), end="\n")
     return digest.hexdigest()
 
 
@@ -82,6 +79,11 @@ def save_json(path: str | os.PathLike[str], content: Mapping[str, Any], *, allow
     sealed = {**content, _SEAL: _json_checksum(content)}
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(sealed, indent=1, allow_nan=allow_nan), encoding="utf-8")
+
+
+def json_seal(content: Mapping[str, Any]) -> str:
+    """The last entry of a JSON file with this content, for files that are laid out by hand."""
+    return f"{json.dumps(_SEAL)}: {json.dumps(_json_checksum(content))}"
 
 
 def load_json(

@@ -63,7 +63,7 @@ class Predictions:
 
 
 def sequence_losses(model: nn.Module, batch: Mapping[str, Tensor], *, loss: Loss | None = None) -> Tensor:
-    """Return L_n, the loss of each sequence of `batch`: shape (N,), nats per predicted token, differentiable.
+    """Return L_n, the loss of each sequence of `batch`: shape (N,), differentiable; its unit: see `loss_unit`.
 
     model: a Hugging Face masked, causal or encoder-decoder language model or classifier, in the mode it is in (put it
         in eval mode for the pretraining loss); with `loss=` any module.
@@ -93,6 +93,22 @@ def sequence_losses(model: nn.Module, batch: Mapping[str, Tensor], *, loss: Loss
             raise ValueError(f"loss= must return one loss per sequence, a tensor of shape ({n},); it returned {came}.")
         return losses
     return predictions(model, batch).losses()
+
+
+def loss_unit(batch: Mapping[str, Tensor], *, loss: Loss | None = None) -> str:
+    """Return the unit of `sequence_losses`: "" where a `loss` of one's own makes it.
+
+    >>> loss_unit({"labels": torch.tensor([[-100, 7]])}), loss_unit({"labels": torch.tensor([1, 0])})
+    ('nats per predicted token', 'nats')
+    >>> loss_unit({"labels": torch.tensor([0.5, 2.0])})
+    'squared label units'
+    """
+    labels = batch.get("labels")
+    if loss is not None or labels is None:
+        return ""
+    if labels.is_floating_point():
+        return "squared label units"
+    return "nats" if labels.dim() == 1 else "nats per predicted token"
 
 
 def predictions(model: nn.Module, batch: Mapping[str, Tensor]) -> Predictions:

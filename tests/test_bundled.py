@@ -6,12 +6,15 @@ import csv
 import hashlib
 import importlib
 import random
+import re
+import shutil
 from collections import Counter
 from itertools import pairwise
 
 import pytest
 
 from gdrop_viz import bundled
+from gdrop_viz._sealed import DamagedFile
 from gdrop_viz.bundled import bundled_models, bundled_tasks, data_folder
 from gdrop_viz.tasks import load_task
 
@@ -65,6 +68,24 @@ def test_the_readme_tells_the_checksum_and_the_counts(name):
     task = load_task(name)
     assert {split: len(rows) for split, rows in task.splits.items()} == counts
     assert sum(counts.values()) > 9000
+
+
+@pytest.mark.parametrize("name", ["sentiment", "rating", "acceptability"])
+def test_a_changed_label_of_a_bundled_task_is_noticed(name, tmp_path, monkeypatch):
+    """The table stays valid, so nothing but its checksum tells."""
+    copy = tmp_path / "gdrop_viz" / "data" / "tasks" / f"{name}.csv"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(TASKS.parent / "checksums.json", copy.parent.parent)
+    content = (TASKS / f"{name}.csv").read_bytes()
+    copy.write_bytes(content)
+    monkeypatch.setattr(bundled, "__file__", str(tmp_path / "gdrop_viz" / "bundled.py"))
+    load_task(name)
+    label = re.compile(rb",([0-3])(?=[,.])").search(content, len(content) // 2)
+    changed = bytearray(content)
+    changed[label.start(1)] ^= 1  # 0 becomes 1, 2 becomes 3
+    copy.write_bytes(changed)
+    with pytest.raises(DamagedFile, match=rf"{name}\.csv is damaged"):
+        load_task(name)
 
 
 @pytest.mark.parametrize("name", ["sentiment", "rating", "acceptability"])

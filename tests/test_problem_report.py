@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import torch
+from typer.testing import CliRunner
 
 import gdrop_viz as gv
+from gdrop_viz.__main__ import app
 from gdrop_viz.logs import show_log
 from gdrop_viz.problem_report import problem_report
 
@@ -32,11 +34,24 @@ def test_nothing_private(monkeypatch, tmp_path):
         assert private not in report
 
 
-def test_the_command_and_verbose():
-    command = [sys.executable, "-m", "gdrop_viz"]
-    done = subprocess.run([*command, "problem"], capture_output=True, text=True, check=True)
+def test_the_command_and_verbose(monkeypatch):
+    done = subprocess.run([sys.executable, "-m", "gdrop_viz", "problem"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"gdrop_viz {gv.__version__}")
-    assert "--verbose" in subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert not logging.getLogger("gdrop_viz").handlers
+
+    def logs() -> str:
+        logging.getLogger("gdrop_viz.somewhere").info("this is what it does")
+        return ""
+
+    monkeypatch.setattr("gdrop_viz.problem_report.problem_report", logs)
+    logger = logging.getLogger("gdrop_viz")
+    try:
+        for option, told in (([], False), (["--verbose"], True)):
+            done = CliRunner().invoke(app, [*option, "problem"])
+            assert ("INFO gdrop_viz.somewhere: this is what it does" in done.output) == told
+    finally:
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
 
 
 def test_the_log_tells_what_is_done(tiny_lm, tiny_batches, tmp_path, caplog):

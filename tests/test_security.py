@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import pickle
 import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil  # the notebook kernel needs it too
 import pytest
 
 import gdrop_viz as gv
@@ -111,7 +121,7 @@ def test_a_runs_name_does_not_lead_out_of_its_folder(tmp_path):
     assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["runs"]
 
 
-@pytest.mark.parametrize("trick", ["external link", "external storage", "soft link", "virtual"])
+@pytest.mark.parametrize("trick", ["external link", "external storage", "soft link", "virtual", "nested"])
 def test_a_surface_does_not_read_other_files(tmp_path, trick):
     """An HDF5 file may point at any other file of the machine; such a one is refused."""
     secret = tmp_path / "secret.h5"
@@ -123,6 +133,9 @@ def test_a_surface_does_not_read_other_files(tmp_path, trick):
             file["train_loss"] = h5py.ExternalLink(str(secret), "train_loss")
         elif trick == "soft link":
             file["train_loss"] = h5py.SoftLink("/xcoordinates")
+        elif trick == "nested":  # the rest is sound
+            file["train_loss"] = np.arange(3.0)
+            file["dir/inner"] = h5py.ExternalLink(str(secret), "train_loss")
         elif trick == "external storage":
             file.create_dataset("train_loss", (3,), "f8", external=[(str(secret), 0, 24)])
         else:
@@ -139,6 +152,84 @@ def test_make_lab_stays_on_this_machine_and_asks_for_its_token():
     assert "--ip=localhost" in lab
     for weakened in ("token=", "password=", "0.0.0.0", "--ip=*", "allow_origin", "disable_check_xsrf"):
         assert weakened not in lab
+
+
+@pytest.fixture
+def started_lab(tmp_path):
+    """JupyterLab as `make lab` starts it, on a free port, without a browser and with nobody's settings."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    recipe = subprocess.run(
+        ["make", "-n", "-o", ".venv/.installed", "-o", "stamp", "STAMP=stamp", f"PORT={port}", "lab"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    (command,) = [line for line in recipe.splitlines() if "jupyter" in line]
+    folder, words = re.fullmatch(r"cd (\S+) && (.*)", command).groups()
+    program, *options = shlex.split(words)
+    assert program.endswith("/bin/jupyter")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "JPY_"))}
+    own = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "RUNTIME", "DATA")}
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyter", *options[:-1], "--no-browser"], cwd=ROOT / folder,
+            env={**inherited, **own, "IPYTHONDIR": str(tmp_path / "ipython")}, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + 120
+        while not ((found := list((tmp_path / "RUNTIME").glob("jpserver-*.json"))) and _answers(port)):
+            if server.poll() is not None or time.monotonic() > end:
+                pytest.fail((tmp_path / "log").read_text())
+            time.sleep(0.1)
+        yield json.loads(found[0].read_text()), port
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _status(url: str, **headers: str) -> int:
+    """What a stranger is answered, redirections to the login page not followed."""
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_):
+            return None
+
+    try:
+        with urllib.request.build_opener(Stay).open(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_the_started_lab_listens_on_loopback_and_lets_nobody_in_without_its_token(started_lab):
+    facts, port = started_lab
+    assert facts["port"] == port  # not another one, had this been taken
+    address, token = f"http://127.0.0.1:{port}", facts["token"]
+    assert _status(address + "/lab") == 302  # to the login page
+    connections = psutil.Process(facts["pid"]).net_connections("inet")
+    listening = {one.laddr.ip for one in connections if one.status == "LISTEN"}
+    assert listening
+    assert listening <= {"127.0.0.1", "::1"}
+    assert len(token) >= 32
+    for place in ("/api/contents", "/api/kernels", "/api/status", "/files/00_start_here.ipynb"):
+        assert _status(address + place) in (302, 403), place
+        assert _status(address + place, Authorization="token wrong") in (302, 403), place
+    for place in ("/api/contents", "/api/kernels"):
+        assert _status(address + place, Authorization=f"token {token}") == 200
+    # a page of another site that knows the port but not the token, by the name that it gave this machine
+    assert _status(address + "/api/contents", Host="evil.example", Authorization=f"token {token}") == 403
 
 
 def test_every_requirement_is_pinned():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from gdrop_viz._hashing import feed_tensors
 from gdrop_viz._hub import quiet_libraries
 from gdrop_viz._state import preserved_rng
 from gdrop_viz.anatomy import place_of
@@ -79,9 +80,7 @@ def model_checksum(lm: Pretrained) -> str:
     """
     config = {key: value for key, value in lm.model.config.to_dict().items() if key not in _ORIGIN}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(_backbone_state(lm.model).items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    feed_tensors(digest, sorted(_backbone_state(lm.model).items()))
     digest.update(_tokenizer_text(lm.tokenizer).encode())
     return digest.hexdigest()
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gdrop_viz._files import exclusive
+from gdrop_viz._hashing import feed_tensors
 from gdrop_viz._processes import distributed
 from gdrop_viz._sealed import load_tensors, save_tensors
 from gdrop_viz.fisher.batch import Batch, Objective
@@ -27,35 +28,47 @@ _SHARE = 10  # a write waits this many times what the last one took
 
 
 def fingerprint(
-    model: nn.Module, batches: Sequence[Batch], objective: Objective, resolution: str, names: list[str]
+    model: nn.Module,
+    batches: Sequence[Batch],
+    objective: Objective,
+    resolution: str,
+    names: list[str],
+    *,
+    by_sums: bool = False,
 ) -> str:
-    """A checksum of everything that determines the result: weights, text, batching and settings."""
+    """A checksum of everything that determines the result: weights, text, batching and settings.
+
+    `by_sums`: as files from before have it, in which two sums stood for the weights of a tensor.
+    """
     digest = hashlib.sha256()
     settings = {k: v for k, v in asdict(objective).items() if k != "loss"}
     digest.update(json.dumps([settings, resolution, names, objective.loss is not None], sort_keys=True).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        # two sums tell weights apart at the speed of reading them
-        wide = tensor.detach().double() if tensor.is_floating_point() else tensor.double()
-        digest.update(f"{tuple(tensor.shape)} {wide.sum().item()!r} {wide.square().sum().item()!r}".encode())
+    if by_sums:
+        for name, tensor in model.state_dict().items():
+            wide = tensor.detach().double()
+            sums = f"{tuple(tensor.shape)} {wide.sum().item()!r} {wide.square().sum().item()!r}"
+            digest.update(f"{name}{sums}".encode())
+    else:
+        feed_tensors(digest, model.state_dict().items())
     for batch in batches:
         for name in sorted(batch):
             value = batch[name]
             if isinstance(value, Tensor):
                 digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest() if by_sums else f"sha256 {digest.hexdigest()}"
 
 
 class Checkpoint:
-    """The file of one estimation; `fingerprint` says to which one it belongs. With `path` None nothing is written.
+    """The file of one estimation; `identity` gives its `fingerprint`. With `path` None nothing is written or asked.
 
     `seconds` is the longest time between two writings.
     """
 
-    def __init__(self, path: str | Path | None, fingerprint: str, *, seconds: float = 60.0) -> None:
+    def __init__(self, path: str | Path | None, identity: Callable[..., str], *, seconds: float = 60.0) -> None:
         self.path = None if path is None else _of_this_process(Path(path))
-        self.fingerprint = fingerprint
+        self._identity = identity
+        self.fingerprint = "" if path is None else identity()
         self.seconds = seconds
         self._cost, self._written, self._batches = 0.0, time.monotonic(), 0
 
@@ -87,14 +100,16 @@ class Checkpoint:
         if header.get("kind") != _KIND:
             raise ValueError(f"{self.path} is not a Fisher checkpoint; choose another path for checkpoint=.")
         try:
-            if header["fingerprint"] != self.fingerprint:
+            there = header["fingerprint"]
+            older = not there.startswith("sha256 ")
+            if there != (self._identity(by_sums=True) if older else self.fingerprint):
                 raise ValueError(
                     f"{self.path} is the checkpoint of another run (other weights, text or settings); "
                     "delete it or choose another path for checkpoint=."
                 )
             sums.restore(tensors)
             batches = int(header["batches"])
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, AttributeError, RuntimeError) as error:
             raise ValueError(f"{self.path} is damaged ({error}); delete it and start again.") from error
         self._batches = batches
         logger.info("going on after %d batches from %s", batches, self.path)

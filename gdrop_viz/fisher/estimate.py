@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,8 @@ def fisher_information(
     objective = Objective(estimator, draws, seed, loss)
     run = _Run(model, _chosen(model, parameters), objective, resolution, method)
     batches = run.checked(batches, stop_when_stable)
-    belongs_to = fingerprint(model, batches, objective, resolution, list(run.parameters))
-    saved = Checkpoint(checkpoint, belongs_to, seconds=checkpoint_seconds)
+    identity = partial(fingerprint, model, batches, objective, resolution, list(run.parameters))
+    saved = Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
     mine = my_share(batches)
     total = sum(batch_size(batches[index]) for index in mine)
     reason = "all sequences"

@@ -15,6 +15,7 @@ from gdrop_viz.landscape.measuring import measure_landscape
 from gdrop_viz.landscape.paths import LossLine, Trajectory, loss_line, project_trajectory, trajectory_directions
 from gdrop_viz.landscape.ranking import bottom_k, random_k, select, top_k
 from gdrop_viz.landscape.selection import Selection
+from gdrop_viz.landscape.sequence_curvature import SequenceCurvature, sequence_curvature
 from gdrop_viz.landscape.spectrum import HessianSpectrum, hessian_spectrum
 from gdrop_viz.landscape.surface import Surface
 from gdrop_viz.landscape.sweep import SurfacePoint, loss_surface, loss_surfaces
@@ -28,6 +29,7 @@ __all__ = [
     "LandscapeFindings",
     "LossLine",
     "Selection",
+    "SequenceCurvature",
     "SpectralDensity",
     "Surface",
     "SurfacePoint",
@@ -48,6 +50,7 @@ __all__ = [
     "random_direction",
     "random_k",
     "select",
+    "sequence_curvature",
     "top_k",
     "trajectory_directions",
 ]

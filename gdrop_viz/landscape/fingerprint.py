@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from gdrop_viz._hashing import feed_tensors
 
 
 def check_same(path: Path, there: dict[str, Any] | None, now: dict[str, Any]) -> None:
@@ -43,7 +44,5 @@ def model_checksum(model: nn.Module) -> str:
 def tensors_checksum(tensors: Mapping[str, Tensor]) -> str:
     """The sha256 of names, types, shapes and bits."""
     digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    feed_tensors(digest, tensors.items())
     return digest.hexdigest()

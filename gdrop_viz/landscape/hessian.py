@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
@@ -103,28 +103,30 @@ class Hessian:
 
     def __matmul__(self, vector: np.ndarray) -> np.ndarray:
         """Return H·v, summed over the batches in the weights' precision."""
-        parts = self._unflattened(vector)
+        part = self._unflattened(vector)
         parameters = list(self._parameters.values())
         sums = [torch.zeros_like(parameter) for parameter in parameters]
         n_sequences = 0
-        with torch.enable_grad():
-            for batch in self._batches:
-                batch = {name: value.to(parameters[0].device) for name, value in batch.items()}
-                losses = sequence_losses(self._model, batch, loss=self._loss)
-                n_sequences += len(losses)
-                gradients = torch.autograd.grad(losses.sum(), parameters, create_graph=True, allow_unused=True)
-                product = sum(
-                    (gradient * part).sum()
-                    for gradient, part in zip(gradients, parts, strict=True)
-                    if gradient is not None and gradient.requires_grad
-                )
-                if not isinstance(product, Tensor):
-                    continue  # a loss that is linear in the weights
-                seconds = torch.autograd.grad(product, parameters, allow_unused=True)
-                for total, second in zip(sums, seconds, strict=True):
-                    if second is not None:
-                        total += second
+        for batch in self._batches:
+            losses, gradients = self._gradients(batch)
+            n_sequences += len(losses)
+            for total, second in zip(sums, self._seconds(gradients, part), strict=True):
+                if second is not None:
+                    total += second
         return self._flattened([total / n_sequences for total in sums])
+
+    def of(self, batch: Mapping[str, Tensor]) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+        """Return gradient and Hessian (v -> H_b·v) of the SUM of one batch's losses; a forward pass serves them all."""
+        _, gradients = self._gradients(batch)
+        zeros = [torch.zeros_like(parameter) for parameter in self._parameters.values()]
+
+        def flat(tensors: Sequence[Tensor | None]) -> np.ndarray:
+            return self._flattened([zero if t is None else t for t, zero in zip(tensors, zeros, strict=True)])
+
+        def product(vector: np.ndarray) -> np.ndarray:
+            return flat(self._seconds(gradients, self._unflattened(vector), keep=True))
+
+        return flat(gradients), product
 
     def direction(self, vector: np.ndarray, label: str) -> Direction:
         """Return a flat vector as a `Direction` in weight space."""
@@ -144,6 +146,28 @@ class Hessian:
             mask, chosen = part.mask(name), self._chosen[name]
             inside.append(mask.reshape(-1) if chosen is None else mask[chosen.cpu()])
         return torch.cat(inside).nonzero().squeeze(1).numpy()
+
+    def _gradients(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """The losses of a batch, and the gradients of their sum as functions of the weights."""
+        parameters = list(self._parameters.values())
+        with torch.enable_grad():
+            batch = {name: value.to(parameters[0].device) for name, value in batch.items()}
+            losses = sequence_losses(self._model, batch, loss=self._loss)
+            return losses, torch.autograd.grad(losses.sum(), parameters, create_graph=True, allow_unused=True)
+
+    def _seconds(
+        self, gradients: Sequence[Tensor | None], vector: Sequence[Tensor], *, keep: bool = False
+    ) -> Sequence[Tensor | None]:
+        """The derivatives of gradient·vector; `keep` the graph for another vector."""
+        with torch.enable_grad():
+            product = sum(
+                (gradient * part).sum()
+                for gradient, part in zip(gradients, vector, strict=True)
+                if gradient is not None and gradient.requires_grad
+            )
+            if not isinstance(product, Tensor):  # a loss that is linear in the weights
+                return [None] * len(vector)
+            return torch.autograd.grad(product, list(self._parameters.values()), allow_unused=True, retain_graph=keep)
 
     def _unflattened(self, vector: np.ndarray) -> list[Tensor]:
         out = []

@@ -13,14 +13,15 @@ import numpy as np
 
 from gdrop_viz._expect import expect
 from gdrop_viz._files import atomic_path, file_stem
+from gdrop_viz._sealed import json_seal
 from gdrop_viz.landscape.directions import Direction, random_direction
 from gdrop_viz.landscape.extent import proposed_extent
-from gdrop_viz.landscape.findings import LandscapeFindings
+from gdrop_viz.landscape.findings import FORMAT, LandscapeFindings
 from gdrop_viz.landscape.fingerprint import model_checksum
-from gdrop_viz.landscape.ranking import bottom_k, random_k, select, top_k
+from gdrop_viz.landscape.ranking import bottom_k, random_k, top_k
+from gdrop_viz.landscape.sequence_curvature import SequenceCurvature, sequence_curvature
 from gdrop_viz.landscape.surface import surface_path
 from gdrop_viz.landscape.sweep import loss_surface
-from gdrop_viz.landscape.trace import HessianTrace, hessian_trace
 
 if TYPE_CHECKING:
     from gdrop_viz.corpora import Batches
@@ -46,13 +47,15 @@ def measure_landscape(
     n_sequences: int = 32,
     max_length: int = 64,
     n_directions: int = 8,
-    n_probes: int = 16,
+    n_curvature: int = 128,
+    n_probes: int = 2,
     progress: bool = True,
 ) -> LandscapeFindings:
     """Measure on one model how the loss rises along informative and other parameters; write `folder`/<name>.json.
 
-    The sets are chosen by the Fisher information of some sequences; loss, curvature and the scores beside it are
-    measured on others (`n_fisher` is rounded up to whole batches of 16). Every comparison uses `n_directions` Gaussian
+    The sets are chosen by the Fisher information of some sequences; the loss is measured on `n_sequences` others,
+    curvature and the scores beside it on these and more, `n_curvature` in all, with `n_probes` random probes each
+    (`n_fisher` is rounded up to whole batches of 16). Every comparison uses `n_directions` Gaussian
     directions, the same draw for all of its sets; random sets are drawn anew for each. The distance is that at which
     the top 1 % have raised the loss by about a nat, doubled. The lines are kept in `work` as they grow, so that a
     stopped or killed run goes on where it was.
@@ -65,10 +68,14 @@ def measure_landscape(
 
     expect(lm, Pretrained, "lm", "load_pretrained")
 
-    sample = pretraining_batches(
-        lm, n_sequences=n_fisher + n_sequences, batch_size=_BATCH, max_length=max_length, progress=progress
-    )
-    chosen_on, batches = sample[: -(-n_fisher // _BATCH)], sample[-(-n_fisher // _BATCH) :]
+    def text(n: int) -> Batches:  # a longer text begins with the shorter one
+        return pretraining_batches(
+            lm, n_sequences=n_fisher + n, batch_size=_BATCH, max_length=max_length, progress=progress
+        )
+
+    first = -(-n_fisher // _BATCH)
+    sample = text(n_sequences)
+    chosen_on, batches, curved_on = sample[:first], sample[first:], text(n_curvature)[first:]
     settings = {
         "model": model_checksum(lm.model),
         "text": batches.checksum,
@@ -76,6 +83,7 @@ def measure_landscape(
         "max_length": max_length,
         "n_directions": n_directions,
         "n_probes": n_probes,
+        "curvature_text": curved_on.checksum,
     }
     work = Path(work) / f"{file_stem(lm.name)}-{settings['model'][:8]}-{batches.checksum[:8]}-{chosen_on.checksum[:8]}"
     work.mkdir(parents=True, exist_ok=True)
@@ -93,13 +101,14 @@ def measure_landscape(
             row = {"comparison": comparison, "moved": moved, "seed": seed, "norm": direction.norm, "step": step}
             row |= {"rise": rise.mean(), "standard_error": rise.std(ddof=1) / np.sqrt(len(rise))}
             rises.append(row)
-    curvature = _curvature(lm, fisher, batches, n_probes, work, progress)
+    curvature, sequences = _curvature(lm, fisher, curved_on, n_probes, work, progress)
     settings |= {"n_sequences": batches.n_sequences, "n_fisher": fisher.n_sequences}
-    settings["words_per_sequence"] = batches.n_predicted / batches.n_sequences
+    settings |= {"n_curvature": curved_on.n_sequences}
+    settings["words_per_sequence"] = curved_on.n_predicted / curved_on.n_sequences
     target = Path(folder) / f"{file_stem(lm.name)}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as temporary:
-        temporary.write_text(_json(settings, rises, curvature), encoding="utf-8")
+        temporary.write_text(_json(settings, rises=rises, curvature=curvature, sequences=sequences), encoding="utf-8")
     return LandscapeFindings.load(target)
 
 
@@ -130,35 +139,30 @@ def _directions(
 
 def _curvature(
     lm: Pretrained, fisher: Fisher, batches: Batches, n_probes: int, work: Path, progress: bool
-) -> list[dict[str, Any]]:
-    """Trace of the Hessian and sum of the Fisher scores, both on `batches`, for ranks of the score and for places."""
-    from gdrop_viz.fisher import fisher_information
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Trace of the Hessian and sum of the Fisher scores on `batches`, for ranks of the score and for places.
 
-    model = lm.model
+    One row per group with the estimates, and one with what each sequence gave.
+    """
     upto = {share: top_k(fisher, share) for share in _RANKS}
     ranks = {f"0 to {100 * _RANKS[0]:g} %": upto[_RANKS[0]]}
     ranks |= {f"{100 * low:g} to {100 * high:g} %": upto[high] & ~upto[low] for low, high in pairwise(_RANKS)}
-    frame = fisher.to_frame()
-    names = frame.groupby(frame["layer"] + ", " + frame["component"], sort=False).groups
-    places = {place: select(model, list(members), label=place) for place, members in names.items()}
-    groups = {"rank of the score": ranks, "place": places, "all": {"all": random_k(model, 1.0)}}
-    parts = {f"{by}: {name}": part for by, found in groups.items() for name, part in found.items()}
-    path = work / f"trace-{n_probes}.safetensors"
+    path = work / f"curvature-{n_probes}-{batches.checksum[:8]}.safetensors"
     if path.exists():
-        trace = HessianTrace.load(path)
+        found = SequenceCurvature.load(path)
     else:
-        trace = hessian_trace(model, batches, n_probes, parts=parts, progress=progress)
-        _whole(trace.n_probes == n_probes)
-        trace.save(path)
-    here = fisher_information(model, batches, progress=progress)
-    total = float((here.means * here.to_frame()["elements"]).sum())
-    traces = trace.to_frame("part").drop(columns="mean_diagonal")
-    rows = []
-    for by, found in groups.items():
-        for name, part in found.items():
-            scores = total * part.summary(fisher=here)["share_of_fisher"]
-            rows.append({"by": by, "group": name, **traces.loc[f"{by}: {name}"].to_dict(), "fisher": float(scores)})
-    return rows
+        found = sequence_curvature(lm.model, batches, n_probes, parts=ranks, progress=progress)
+        _whole(found.n_sequences == batches.n_sequences)
+        found.save(path)
+    rows, each = [], []
+    for by, kind in (("rank of the score", "part"), ("place", "place"), ("all", "all")):
+        table = found.to_frame(kind).drop(columns=["fisher_error", "ratio"])
+        rows += [{"by": by, "group": group, **row.to_dict()} for group, row in table.iterrows()]
+        each += [
+            {"by": by, "group": group, "traces": traces.mean(axis=1).tolist(), "scores": scores.tolist()}
+            for group, (traces, scores, _) in found.groups(kind).items()
+        ]
+    return rows, each
 
 
 def _whole(complete: bool) -> None:
@@ -167,15 +171,17 @@ def _whole(complete: bool) -> None:
         raise KeyboardInterrupt("stopped; what is done is kept, the same call goes on from there")
 
 
-def _json(settings: Mapping[str, Any], *tables: list[dict[str, Any]]) -> str:
-    """One row per line, so that a change shows as what it is."""
+def _json(settings: Mapping[str, Any], **tables: list[dict[str, Any]]) -> str:
+    """One row per line, so that a change shows as what it is; sealed as `_sealed.save_json` does it."""
 
-    def row(values: Mapping[str, Any]) -> str:
-        short = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
-        return json.dumps(short)
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [float(f"{number:.4g}") for number in value]
+        return float(f"{value:.6g}") if isinstance(value, float) else value
 
-    parts = [f'"settings": {json.dumps(settings)}']
-    for name, table in zip(("rises", "curvature"), tables, strict=True):
-        rows = ",\n".join(map(row, table))
+    parts = [f'"format": {json.dumps(FORMAT)}', f'"settings": {json.dumps(settings)}']
+    for name, table in tables.items():
+        rows = ",\n".join(json.dumps({key: short(value) for key, value in row.items()}) for row in table)
         parts.append(f'"{name}": [\n{rows}\n]')
-    return "{" + ",\n".join(parts) + "}\n"
+    seal = json_seal(json.loads("{" + ",".join(parts) + "}"))
+    return "{" + ",\n".join([*parts, seal]) + "}\n"

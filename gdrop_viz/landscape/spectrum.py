@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor, nn
 
+from gdrop_viz._interrupts import interruptible
 from gdrop_viz._progress import progress_bar
 from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
 from gdrop_viz.landscape.directions import Direction
 from gdrop_viz.landscape.hessian import Hessian
+from gdrop_viz.landscape.ritz import Ritz
 from gdrop_viz.landscape.selection import Selection
 from gdrop_viz.objectives import Loss
 
@@ -36,7 +38,8 @@ class HessianSpectrum:
     residuals
         (k,): ‖H v - λ v‖ / |λ|, computed anew with one more Hessian-vector product for each pair.
     converged
-        (k,) bool: the residual is at most ten times the tolerance that was asked for (and above rounding).
+        (k,) bool: the residual is at most ten times the tolerance that was asked for (and above rounding). All False
+        where the search was stopped: however small a residual, a larger eigenvalue may not have been met yet.
     directions
         Unit eigenvectors as `Direction`s: for `loss_surface`, with `.scaled(norm)`.
     n_products
@@ -109,6 +112,7 @@ def hessian_spectrum(
     loss: Loss | None = None,
     progress: bool = True,
     stop: threading.Event | None = None,
+    keep: bool = True,
 ) -> HessianSpectrum:
     """Return the k extreme eigenpairs of the Hessian of L = 1/N Σ_n L_n (or of its block over a selection).
 
@@ -126,9 +130,14 @@ def hessian_spectrum(
     basis
         Vectors kept (ARPACK's ncv, default 2k + 1 and at least 20): each takes as much memory as the parameters.
     stop
-        Checked before each product; when set, RuntimeError is raised (Lanczos has no partial result).
+        Checked before each product. When it is set, or on Ctrl-C, the best approximations within the span of the
+        products so far are returned, with their residuals and none marked as converged; Lanczos finds the ends of the
+        spectrum first, so they are lower bounds of the largest (upper bounds of the smallest) eigenvalues.
+    keep
+        False: a stopped search raises RuntimeError instead. It saves the memory for what such a result is made of:
+        twice max(2k, k + 8) vectors, about as much again as the search itself.
 
-    Raises ValueError for a k that is not in 1 .. n - 1.
+    Raises ValueError for a k that is not in 1 .. n - 1, RuntimeError if it is stopped before the first product.
 
     >>> import torch
     >>> model = nn.Linear(3, 1, bias=False)
@@ -147,16 +156,23 @@ def hessian_spectrum(
         raise ValueError(f"expected k as a whole number from 1 to {n - 1:,} (one less than the elements), got {k!r}")
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-    products = 0
-    with hessian, progress_bar(total=None, description="Lanczos", unit="product", show=progress) as bar:
+    products, stopped, ritz = 0, False, Ritz(k, which)
+    with (
+        interruptible(stop) as stopping,
+        hessian,
+        progress_bar(total=None, description="Lanczos", unit="product", show=progress) as bar,
+    ):
 
         def product(vector: np.ndarray) -> np.ndarray:
             nonlocal products
-            if stop is not None and stop.is_set():
+            if stopping():
                 raise _Stopped
+            found = hessian @ vector
+            if keep:
+                ritz.add(vector, found)
             products += 1
             bar.update()
-            return hessian @ vector
+            return found
 
         start = np.random.default_rng(seed).standard_normal(n).astype(hessian.dtype)
         operator = LinearOperator(hessian.shape, matvec=product, dtype=hessian.dtype)
@@ -167,18 +183,23 @@ def hessian_spectrum(
         except ArpackNoConvergence as error:
             values, vectors = error.eigenvalues, error.eigenvectors
         except _Stopped:
-            raise RuntimeError(
-                "the spectrum was stopped before it converged; start it again, or ask for less"
-            ) from None
-        order = np.argsort(-values)
-        values, vectors = values[order], vectors[:, order]
-        residuals = np.array(
-            [
-                np.linalg.norm(hessian @ vector - value * vector) / max(abs(float(value)), np.finfo(hessian.dtype).tiny)
-                for value, vector in zip(values, vectors.T, strict=True)
-            ]
-        )
+            if not len(ritz):
+                raise RuntimeError("the spectrum was stopped before it knew anything; start it again") from None
+            stopped = True
+            values, vectors, residuals = ritz.pairs()
+        if not stopped:
+            order = np.argsort(-values)
+            values, vectors = values[order], vectors[:, order]
+            tiny = np.finfo(hessian.dtype).tiny
+            residuals = np.array(
+                [
+                    np.linalg.norm(hessian @ vector - value * vector) / max(abs(float(value)), tiny)
+                    for value, vector in zip(values, vectors.T, strict=True)
+                ]
+            )
+            products += len(values)
     # eigenvalues are accurate to the square of the residual; in single precision products round at about 1e-6
     allowed = 10 * max(tolerance, 100 * float(np.finfo(hessian.dtype).eps))
     directions = tuple(hessian.direction(vector, f"Hessian eigenvector {i + 1}") for i, vector in enumerate(vectors.T))
-    return HessianSpectrum(values, residuals, residuals <= allowed, directions, products + len(values), hessian.label)
+    converged = (residuals <= allowed) & (not stopped)
+    return HessianSpectrum(values, residuals, converged, directions, products, hessian.label)

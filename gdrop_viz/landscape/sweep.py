@@ -40,7 +40,7 @@ from gdrop_viz.landscape.fingerprint import model_checksum, tensors_checksum, te
 from gdrop_viz.landscape.grid import coarse_to_fine, coordinates
 from gdrop_viz.landscape.growing import GrowingSurface
 from gdrop_viz.landscape.surface import Surface, surface_path
-from gdrop_viz.objectives import Loss
+from gdrop_viz.objectives import Loss, loss_unit
 
 logger = logging.getLogger(__name__)
 
@@ -222,6 +222,7 @@ def _filled(
     weights = model_checksum(model) if any(paths.values()) else None
     for label, directions in planes.items():
         metadata = _metadata(model, label, directions, n_sequences, text)
+        metadata["unit"] = loss_unit(batches_kept[0], loss=loss)
         growing[label] = GrowingSurface(x, y, n_sequences, list(metrics), metadata)
         if (path := paths[label]) is not None:
             fingerprint = {

@@ -60,7 +60,7 @@ class HessianTrace:
 
     @property
     def standard_error(self) -> float:
-        """The standard error of `mean` over probes (not over text: the Hessian is that of the given batches)."""
+        """The standard error of `mean` over probes (not over text, for which see `sequence_curvature`)."""
         return _standard_error(self.samples.sum(axis=1))
 
     @property

@@ -253,7 +253,7 @@ class LandscapeExplorer(RunPanel):
 
 def _identity(lm: Pretrained, batches: Any) -> str:
     """A folder name of its own for each model and text: surfaces of others are never shown as theirs."""
-    from gdrop_viz.finetuning.classifier import model_checksum
+    from gdrop_viz.landscape.fingerprint import model_checksum
 
     text = getattr(batches, "checksum", None) or f"{len(batches)} batches"
-    return f"{file_stem(lm.name)}-{model_checksum(lm)[:8]}-{text[:8]}"
+    return f"{file_stem(lm.name)}-{model_checksum(lm.model)[:8]}-{text[:8]}"

@@ -136,6 +136,41 @@ def test_a_killed_run_continues_to_the_same_bits(tiny_lm, tiny_batches, tmp_path
     assert_same(again, whole, exactly=True)
 
 
+def test_weights_of_equal_sums_are_other_weights(tiny_lm, tiny_batches, tmp_path):
+    path = tmp_path / "run.safetensors"
+    run(tiny_lm.model, tiny_batches[:1], checkpoint=path)
+    weight = dict(tiny_lm.model.named_parameters())["bert.encoder.layer.0.output.dense.weight"]
+    with torch.no_grad():
+        weight.copy_(weight.flip(0))  # another model of the same numbers
+    with pytest.raises(ValueError, match="another run"):
+        run(tiny_lm.model, tiny_batches[:1], checkpoint=path)
+
+
+def test_a_checkpoint_from_before_weights_were_hashed_goes_on(tiny_lm, tiny_batches, tmp_path, monkeypatch):
+    from gdrop_viz.fisher import checkpoint, estimate
+
+    path, real = tmp_path / "run.safetensors", checkpoint.fingerprint
+    whole = run(tiny_lm.model, tiny_batches)
+    # as it was written until now, and cut off after the first batch
+    monkeypatch.setattr(estimate, "fingerprint", lambda *a, by_sums=True: real(*a, by_sums=True))
+    stopped = threading.Event()
+    write = checkpoint.Checkpoint.write
+
+    def write_and_stop(self, sums, batches_done):
+        write(self, sums, batches_done)
+        stopped.set()
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "write", write_and_stop)
+    with pytest.warns(RuntimeWarning, match="Stopped"):
+        run(tiny_lm.model, tiny_batches, checkpoint=path, checkpoint_seconds=0, stop=stopped)
+    monkeypatch.undo()
+    assert_same(run(tiny_lm.model, tiny_batches, checkpoint=path), whole, exactly=True)
+    with torch.no_grad():
+        next(tiny_lm.model.parameters()).add_(0.01)
+    with pytest.raises(ValueError, match="another run"):  # by now it carries the hash
+        run(tiny_lm.model, tiny_batches, checkpoint=path)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tiny_lm, tiny_batches, tmp_path):
     path = tmp_path / "run.safetensors"
     run(tiny_lm.model, tiny_batches, checkpoint=path)

@@ -259,17 +259,66 @@ def test_what_has_not_converged_says_so(small):
     repr(spectrum), spectrum._repr_html_()
 
 
+class After:
+    """An event that is set after so many looks at it; `then` is called at the last."""
+
+    def __init__(self, looks, then=lambda: None):
+        self.looks, self.then = looks, then
+
+    def is_set(self):
+        self.looks -= 1
+        if self.looks < 0:
+            self.then()
+        return self.looks < 0
+
+
 def test_a_stopped_trace_keeps_its_probes(tiny_bert, tiny_batches):
-    class After:
-        """An event that is set after three looks at it."""
+    assert hessian_trace(tiny_bert, tiny_batches, 9, progress=False, stop=After(3)).n_probes == 3
 
-        looks = 0
 
-        def is_set(self):
-            self.looks += 1
-            return self.looks > 3
+def test_a_stopped_density_keeps_its_probes(tiny_bert, tiny_batches):
+    settings = dict(n_probes=4, n_steps=5, progress=False)
+    whole = hessian_density(tiny_bert, tiny_batches, **settings)
+    found = hessian_density(tiny_bert, tiny_batches, stop=After(13), **settings)  # in the middle of the third
+    np.testing.assert_array_equal(found.nodes, whole.nodes[:2])
+    with pytest.raises(RuntimeError, match="before its first probe"):
+        hessian_density(tiny_bert, tiny_batches, stop=After(3), **settings)
 
-    assert hessian_trace(tiny_bert, tiny_batches, 9, progress=False, stop=After()).n_probes == 3
+
+@pytest.mark.parametrize(("which", "products"), [("LA", 45), ("SA", 30), ("LM", 25), ("BE", 24)])
+def test_a_stopped_spectrum_is_the_best_that_its_products_know(small, which, products):
+    model, batches, dense = small
+    found = hessian_spectrum(
+        model, batches, k=3, which=which, tolerance=1e-14, basis=12, progress=False, stop=After(products)
+    )
+    assert found.n_products == products  # it used no more
+    assert not found.converged.any()
+    values = np.linalg.eigvalsh((dense + dense.T) / 2)
+    true = {"LA": values[:-4:-1], "SA": values[2::-1], "BE": values[[-1, -2, 0]]}
+    true["LM"] = np.sort(values[np.argsort(-abs(values))[:3]])[::-1]
+    # the ends come first, whatever the restarts threw away; and Ritz values lie within the spectrum
+    np.testing.assert_allclose(found.eigenvalues, true[which], rtol=0.02)
+    assert values[0] - 1e-6 <= found.eigenvalues.min() <= found.eigenvalues.max() <= values[-1] + 1e-6
+    for value, direction, residual in zip(found.eigenvalues, found.directions, found.residuals, strict=True):
+        vector = np.concatenate([direction.vectors[name].reshape(-1).numpy() for name, _ in model.named_parameters()])
+        assert np.linalg.norm(vector) == pytest.approx(1)
+        assert residual == pytest.approx(np.linalg.norm(dense @ vector - value * vector) / abs(value), rel=0.01)
+
+
+def test_a_spectrum_stopped_early_has_fewer_pairs_and_ctrl_c_stops_it_too(small):
+    import signal
+
+    model, batches, _ = small
+    pressed = After(2, then=lambda: signal.raise_signal(signal.SIGINT))  # looked at before each product
+    pressed.is_set = lambda real=pressed.is_set: real() and False
+    found = hessian_spectrum(model, batches, k=3, progress=False, stop=pressed)
+    assert (len(found.eigenvalues), found.n_products) == (3, 3)  # the product in hand is finished
+    repr(found), found._repr_html_(), found.to_frame()
+    assert len(hessian_spectrum(model, batches, k=3, progress=False, stop=After(1)).eigenvalues) == 1
+    with pytest.raises(RuntimeError, match="before it knew anything"):
+        hessian_spectrum(model, batches, k=3, progress=False, stop=After(0))
+    with pytest.raises(RuntimeError, match="before it knew anything"):
+        hessian_spectrum(model, batches, k=3, progress=False, stop=After(5), keep=False)
 
 
 def test_seeds_repeat_and_differ(tiny_bert, tiny_batches):

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.colors import LogNorm, to_rgb
 
-from gdrop_viz.landscape import LandscapeFindings, SpectralDensity, Surface, Trajectory, loss_line
+from gdrop_viz.landscape import (
+    LandscapeFindings,
+    SpectralDensity,
+    Surface,
+    Trajectory,
+    loss_line,
+    loss_surface,
+    random_direction,
+)
 from gdrop_viz.plots.landscape import (
     compare_surfaces,
     fisher_beside_hessian,
@@ -217,10 +228,15 @@ def test_every_direction_of_every_finding_is_drawn(findings):
 
 def test_means_stand_beside_the_line_of_independent_words(findings):
     ax = fisher_beside_hessian(findings)
-    grey = [line for line in ax.lines if line.get_color() == "0.5"]
-    np.testing.assert_allclose(grey[1].get_ydata(), 60 * np.asarray(grey[1].get_xdata()))
-    np.testing.assert_allclose(grey[0].get_xdata(), [0.1, 0.01])  # the third trace is negative
-    assert "2 negative left out" in ax.get_title()
+    thin = [line for line in ax.lines if line.get_gid() == "words per sequence"]
+    np.testing.assert_allclose(thin[1].get_ydata(), 60 * np.asarray(thin[1].get_xdata()))
+    np.testing.assert_allclose(thin[0].get_xdata(), [0.1, 0.01])  # the third trace is negative
+    told = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert told == ["one (4.0 words)", "two (60.0 words)"]
+    assert "2 negative left out" in ax.get_title().replace("\n", " ")
+    # a thin line has its model's colour, and no writing in the picture covers another
+    assert [line.get_color() for line in thin] == [container.lines[0].get_color() for container in ax.containers]
+    assert not ax.texts
 
 
 @pytest.mark.parametrize("style", ["default", "dark_background"])
@@ -230,6 +246,44 @@ def test_text_stands_out_from_the_page(style):
             page = np.mean(to_rgb(ax.figure.get_facecolor()))
             for text in (*ax.texts, ax.title, ax.xaxis.label, *ax.get_xticklabels()):
                 assert abs(np.mean(to_rgb(text.get_color())) - page) > 0.5
+
+
+def test_the_loss_axis_names_the_unit_of_this_loss():
+    """A classifier's loss has no predicted tokens, and surfaces of several kinds no common unit."""
+    units = {"words": "nats per predicted token", "classes": "nats", "rates": "squared label units", "own": ""}
+    kinds = {name: replace(bowl(), metadata={**FACTS, "unit": unit}) for name, unit in units.items()}
+    for name, unit in units.items():
+        wanted = f"loss ({unit})" if unit else "loss"
+        for draw in (surface_contour, surface_3d):
+            assert draw(kinds[name]).figure.axes[-1].get_ylabel() == wanted  # of the colour bar
+        for draw in (surface_section, surface_radial):
+            assert draw(kinds[name]).get_ylabel() == wanted
+            assert draw(kinds[name], rise=True).get_ylabel() == "rise of the " + wanted
+    assert surface_section(kinds).get_ylabel() == "loss"
+    assert surface_section(bowl()).get_ylabel() == "loss (nats)"  # a file from before
+    assert (
+        compare_surfaces({"a": kinds["words"], "b": kinds["words"]}).axes[-1].get_ylabel() == f"loss ({units['words']})"
+    )
+    assert compare_surfaces({k: kinds[k] for k in ("words", "classes")}).axes[-1].get_ylabel() == "loss"
+
+
+def test_a_surface_knows_the_unit_of_its_loss(tiny_bert, tiny_batches):
+    from transformers import BertForSequenceClassification
+
+    def unit_of(model, batch, **settings):
+        way = random_direction(model, seed=0)
+        return loss_surface(model, [batch], way, points=3, progress=False, **settings).metadata["unit"]
+
+    batch = tiny_batches[0]
+    assert unit_of(tiny_bert, batch) == "nats per predicted token"
+    assert unit_of(tiny_bert, batch, loss=lambda outputs, batch: outputs.logits.mean((1, 2))) == ""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    classes = torch.arange(len(batch["labels"])) % 2
+    classifier = BertForSequenceClassification(tiny_bert.config)
+    assert unit_of(classifier, {**inputs, "labels": classes}) == "nats"
+    tiny_bert.config.num_labels = 1
+    regression = BertForSequenceClassification(tiny_bert.config)
+    assert unit_of(regression, {**inputs, "labels": classes.float()}) == "squared label units"
 
 
 def test_bad_arguments_are_named():

@@ -370,6 +370,13 @@ def table(w: World) -> dict[str, dict[str, Call]]:
             **{what: lambda w, c=c: c(gv.hessian_trace) for what, c in hessian.items()},
             **{f"{n!r} probes": lambda w, n=n: gv.hessian_trace(w.model, w.batches, n, **quiet) for n in (0, -1, 1.5)},
         },
+        "sequence_curvature": {
+            **{what: lambda w, c=c: c(gv.sequence_curvature) for what, c in hessian.items()},
+            **{
+                f"{n!r} probes": lambda w, n=n: gv.sequence_curvature(w.model, w.batches, n, **quiet)
+                for n in (0, -1, 1.5)
+            },
+        },
         "hessian_density": {
             **{what: lambda w, c=c: c(gv.hessian_density) for what, c in hessian.items()},
             "no probes": lambda w: gv.hessian_density(w.model, w.batches, n_probes=0, **quiet),

@@ -54,6 +54,7 @@ _PATCHES: dict[str, Callable[[], list[Any]]] = {
     ],
     "the weights": lambda: [patch("gdrop_viz.landscape.evaluation.MovedWeights._restore", lambda self, names: None)],
     "the generators": lambda: [patch("gdrop_viz.landscape.hessian.preserved_rng", nullcontext)],
+    "the generators of surfaces": lambda: [patch("gdrop_viz.landscape.evaluation.preserved_rng", nullcontext)],
     "the rates": lambda: [patch("gdrop_viz.dropout.schedule.DropoutSchedule.set_rates", _set_for_good)],
 }
 

@@ -7,6 +7,7 @@ one: modules in different modes, frozen parameters, gradients that somebody stil
 from __future__ import annotations
 
 import itertools
+import random
 import signal
 import tempfile
 import warnings
@@ -15,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -112,6 +114,12 @@ def _quiet_hessian(function: Callable[..., Any], **settings: Any) -> Callable[[n
     return lambda model: function(model, _shared()["batches"], progress=False, **settings)
 
 
+def _drawing(outputs: Any, batch: Any) -> torch.Tensor:
+    """A loss that draws random numbers of every kind, as a loss of one's own may."""
+    torch.rand(1), np.random.rand(), random.random()
+    return outputs.logits.float().square().mean((1, 2))
+
+
 CALLS: dict[str, Callable[[nn.Module], Any]] = {
     "fisher_information": _fisher,
     "fisher_information, tensors": lambda model: _fisher(model, resolution="tensor"),
@@ -128,6 +136,9 @@ CALLS: dict[str, Callable[[nn.Module], Any]] = {
     "gradient_direction": lambda model: gv.gradient_direction(model, _shared()["batches"]),
     "hessian_spectrum": _quiet_hessian(gv.hessian_spectrum, k=1, max_iterations=1, basis=4),
     "hessian_trace": _quiet_hessian(gv.hessian_trace, n_probes=2),
+    "hessian_trace, a loss that draws": _quiet_hessian(gv.hessian_trace, n_probes=2, loss=_drawing),
+    "loss_surface, a loss that draws": lambda model: _surface(model, loss=_drawing),
+    "sequence_curvature": _quiet_hessian(gv.sequence_curvature, n_probes=1),
     "hessian_density": _quiet_hessian(gv.hessian_density, n_probes=1, n_steps=3),
     "dropout_sites": gv.dropout_sites,
     "measured_dropout": gv.measured_dropout,

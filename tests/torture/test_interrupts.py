@@ -39,6 +39,8 @@ def test_in_a_comparison(how):
         ("requires_grad", "fisher_information, tensors"),
         ("the weights", "loss_surface"),
         ("the rates", "schedule.applied"),
+        ("the generators", "hessian_trace, a loss that draws"),
+        ("the generators of surfaces", "loss_surface, a loss that draws"),
     ],
 )
 def test_it_fails_without_the_guard(guard, name):

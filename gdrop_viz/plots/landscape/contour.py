@@ -8,8 +8,8 @@ import numpy as np
 
 from gdrop_viz.plots.landscape.curves import surface_section
 from gdrop_viz.plots.landscape.page import axes_or_new, named_surfaces
-from gdrop_viz.plots.landscape.scale import COLORMAP, LOSS, LossScale, filled_in, plain_ticks
-from gdrop_viz.plots.landscape.words import axis_label, put_title
+from gdrop_viz.plots.landscape.scale import COLORMAP, LossScale, filled_in, plain_ticks
+from gdrop_viz.plots.landscape.words import axis_label, loss_label, put_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def surface_contour(
     if trajectory is not None:
         _draw_trajectory(ax, trajectory)
     if colorbar:
-        bar = ax.figure.colorbar(filled, ax=ax, label=LOSS)
+        bar = ax.figure.colorbar(filled, ax=ax, label=loss_label([surface]))
         plain_ticks(bar.ax.yaxis, scale, bounds)
     ax.set(xlabel=axis_label(surface, 0), ylabel=axis_label(surface, 1))
     ax.locator_params(nbins=5)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gdrop_viz.plots.landscape.page import axes_or_new, ink, looks, named_surfaces
-from gdrop_viz.plots.landscape.scale import LOSS
-from gdrop_viz.plots.landscape.words import axis_label, text_of, titled
+from gdrop_viz.plots.landscape.words import axis_label, loss_label, text_of, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +48,7 @@ def surface_section(
     along = {axis_label(surface.cross_section(axis, at), 0) for surface in named.values()}
     ax.set(
         xlabel=along.pop() if len(along) == 1 else "multiples of each surface's direction",
-        ylabel="rise of the " + LOSS if rise else LOSS,
+        ylabel=("rise of the " if rise else "") + loss_label(named.values()),
     )
     if len(named) > 1:
         ax.legend(frameon=False)
@@ -92,7 +91,7 @@ def surface_radial(
         ax.set_yscale("symlog" if rise else "log")
     ax.set(
         xlabel="distance from the trained weights" if distance else "radius (multiples of the directions)",
-        ylabel="rise of the " + LOSS if rise else LOSS,
+        ylabel=("rise of the " if rise else "") + loss_label(named.values()),
     )
     if len(named) > 1:
         ax.legend(frameon=False)

@@ -67,9 +67,10 @@ def landscape_rises(findings: LandscapeFindings, *, step: float = 1.0) -> Figure
 def fisher_beside_hessian(findings: LandscapeFindings, *, ax: Axes | None = None) -> Axes:
     """Draw the mean diagonal element of the Hessian over the mean Fisher score, by rank of the score on another text.
 
-    The grey line is the proportionality that independent words would give: words per sequence times the score. Error
-    bars: ± 1 standard error over probes. Groups with a negative estimate cannot be drawn on a logarithmic scale, and
-    the title counts them.
+    The thin line of the same colour is the proportionality that independent words would give: words per sequence (in
+    the legend) times the score. Error bars: ± 1 standard error over sequences, probes included (over probes alone for
+    findings from before sequences were kept apart). Groups with a negative estimate cannot be drawn on a logarithmic
+    scale, and the title counts them.
     """
     from gdrop_viz.landscape.findings import LandscapeFindings
 
@@ -83,19 +84,17 @@ def fisher_beside_hessian(findings: LandscapeFindings, *, ax: Axes | None = None
         kept = (means["trace"] > 0) & (means["fisher"] > 0)
         left_out += int((~kept).sum())
         means = means[kept]
-        marker = _MARKERS[k % 6]
-        ax.errorbar(
-            means["fisher"], means["trace"], yerr=means["standard_error"], color=color, linestyle=style, marker=marker,
-            capsize=2, label=model,
-        )  # fmt: skip
         words = findings.settings[model]["words_per_sequence"]
-        ax.plot(means["fisher"], words * means["fisher"], color="0.5", linewidth=0.8)
-        ax.annotate(
-            f"{words:.1f} x", (means["fisher"].iloc[-1], words * means["fisher"].iloc[-1]), color="0.5",
-            fontsize="small", xytext=(4, -8), textcoords="offset points",
+        ax.errorbar(
+            means["fisher"], means["trace"], yerr=means["standard_error"], color=color, linestyle=style,
+            marker=_MARKERS[k % 6], capsize=2, label=f"{model} ({words:.1f} words)",
         )  # fmt: skip
+        ends = np.array([means["fisher"].max(), means["fisher"].min()])
+        ax.plot(ends, words * ends, color=color, linewidth=0.8, alpha=0.7, gid="words per sequence")
     ax.set(xscale="log", yscale="log", xlabel="mean Fisher score (nats²)", ylabel="mean diagonal of the Hessian (nats)")
     ax.legend(frameon=False)
     note = f"; {left_out} negative left out" if left_out else ""
-    ax.set_title(f"each point: parameters of one range of ranks{note}", fontsize="medium")
+    ax.set_title(
+        f"each point: parameters of one range of ranks{note}\nthin: words per sequence x Fisher", fontsize="medium"
+    )
     return ax

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from gdrop_viz.plots.landscape.contour import surface_contour
 from gdrop_viz.plots.landscape.curves import surface_radial, surface_section
 from gdrop_viz.plots.landscape.page import subplots
-from gdrop_viz.plots.landscape.scale import COLORMAP, LOSS, LossScale, plain_ticks
+from gdrop_viz.plots.landscape.scale import COLORMAP, LossScale, plain_ticks
 from gdrop_viz.plots.landscape.sheet import surface_3d
-from gdrop_viz.plots.landscape.words import axis_label
+from gdrop_viz.plots.landscape.words import axis_label, loss_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def compare_surfaces(
     bar = figure.colorbar(
         ScalarMappable(scale.norm, COLORMAP),
         ax=list(grid.flat),
-        label=LOSS,
+        label=loss_label(surfaces.values()),
         shrink=0.8,
         pad=0.06 if kind == "3d" else 0.02,
         extend=scale.extend(list(surfaces.values())),

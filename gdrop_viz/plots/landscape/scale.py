@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from gdrop_viz.landscape.surface import Surface
 
 COLORMAP = "viridis"
-LOSS = "loss (nats per predicted token)"
 
 
 @dataclass(frozen=True)

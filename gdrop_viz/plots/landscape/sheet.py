@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gdrop_viz.plots.landscape.page import named_surfaces, subplots
-from gdrop_viz.plots.landscape.scale import COLORMAP, LOSS, LossScale, filled_in, plain_ticks
-from gdrop_viz.plots.landscape.words import put_title, short_axis_label
+from gdrop_viz.plots.landscape.scale import COLORMAP, LossScale, filled_in, plain_ticks
+from gdrop_viz.plots.landscape.words import loss_label, put_title, short_axis_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +66,7 @@ def surface_3d(
         bar = ax.figure.colorbar(
             ScalarMappable(scale.norm, COLORMAP),
             ax=ax,
-            label=LOSS,
+            label=loss_label([surface]),
             shrink=0.65,
             pad=0.12,
             extend=scale.extend([surface]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ def short_axis_label(surface: Surface, axis: int) -> str:
     if axis >= len(directions):
         return f"{'xy'[axis]} (multiples of the direction)"
     return f"\n{directions[axis]['label']}\n(1 = norm {directions[axis]['norm']:.3g})"
+
+
+def loss_label(surfaces: Iterable[Surface]) -> str:
+    """What the loss axis shows, with its unit where all surfaces have the same; files from before name none: nats."""
+    units = {surface.metadata.get("unit", "nats") for surface in surfaces}
+    unit = units.pop() if len(units) == 1 else ""
+    return f"loss ({unit})" if unit else "loss"
 
 
 def text_of(surface: Surface) -> str:
