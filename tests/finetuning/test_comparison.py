@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +44,16 @@ def test_the_table_holds_exactly_the_single_runs(tiny_lm, toy_task):
     assert result.metadata["complete"]
     assert result.metadata["mean_rates"] == {"standard": pytest.approx(0.1), "none": 0.0}
     assert (result.arms, result.fractions, result.metric) == (["standard", "none"], [1.0, 0.5], "accuracy")
+
+
+def test_an_arm_that_draws_leaves_the_generators_alone(tiny_lm, toy_task):
+    def arm(classifier):
+        torch.rand(1), np.random.rand(), random.random()
+
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    compare(tiny_lm, toy_task, {"own": arm}, seeds=[0], fractions=[0.5], **{**QUICK, "epochs": 1})
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
 
 
 class TestRunsAreKept:

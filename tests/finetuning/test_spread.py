@@ -38,6 +38,15 @@ def test_processes_give_the_numbers_of_this_process(tiny_lm, toy_task, tmp_path)
     assert len(list(tmp_path.iterdir())) == 6
 
 
+def test_unpacking_a_model_leaves_the_generators_alone(tiny_lm, monkeypatch):
+    monkeypatch.setattr("gdrop_viz.finetuning.spread._UNPACKED", {})
+    parcel = _packed(tiny_lm)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()  # the weights of a new model are drawn before they are overwritten
+    _unpacked(parcel)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_threads_share_the_random_numbers_so_they_take_turns(tiny_lm, toy_task):
     arms = {"standard": 0.1, "more": 0.3}
     here = compare(tiny_lm, toy_task, arms, seeds=[0], **QUICK)

@@ -305,6 +305,13 @@ def test_a_stopped_spectrum_is_the_best_that_its_products_know(small, which, pro
         assert residual == pytest.approx(np.linalg.norm(dense @ vector - value * vector) / abs(value), rel=0.01)
 
 
+def test_a_stopped_spectrum_is_not_converged_however_small_its_residuals(small):
+    model, batches, _ = small
+    found = hessian_spectrum(model, batches, k=1, tolerance=0.09, basis=15, progress=False, stop=After(14))
+    assert found.residuals.min() < 10 * 0.09  # what would count as converged at the end of a search
+    assert not found.converged.any()
+
+
 def test_a_spectrum_stopped_early_has_fewer_pairs_and_ctrl_c_stops_it_too(small):
     import signal
 
