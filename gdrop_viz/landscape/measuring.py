@@ -108,7 +108,9 @@ def measure_landscape(
     target = Path(folder) / f"{file_stem(lm.name)}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as temporary:
-        temporary.write_text(_json(settings, rises=rises, curvature=curvature, sequences=sequences), encoding="utf-8")
+        temporary.write_text(
+            findings_json(settings, rises=rises, curvature=curvature, sequences=sequences), encoding="utf-8"
+        )
     return LandscapeFindings.load(target)
 
 
@@ -171,7 +173,7 @@ def _whole(complete: bool) -> None:
         raise KeyboardInterrupt("stopped; what is done is kept, the same call goes on from there")
 
 
-def _json(settings: Mapping[str, Any], **tables: list[dict[str, Any]]) -> str:
+def findings_json(settings: Mapping[str, Any], **tables: list[dict[str, Any]]) -> str:
     """One row per line, so that a change shows as what it is; sealed as `_sealed.save_json` does it."""
 
     def short(value: Any) -> Any:

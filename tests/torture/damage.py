@@ -24,7 +24,9 @@ import numpy as np
 import torch
 
 import gdrop_viz as gv
+from gdrop_viz.landscape.findings import LandscapeFindings
 from gdrop_viz.landscape.paths import Trajectory
+from gdrop_viz.landscape.sequence_curvature import SequenceCurvature
 from tests.conftest import random_bert, sentences, word_tokenizer
 from tests.torture.book import Book
 from tests.torture.children import run_child
@@ -166,6 +168,40 @@ def _trajectory(path: Path) -> None:
     Trajectory(rng.random((4, 2)), rng.random(4), rng.random(4)).save(path)
 
 
+def _sequence_curvature(path: Path) -> None:
+    rng = np.random.default_rng(2)
+    top = (rng.random((3, 2)), rng.random(3), 5)
+    SequenceCurvature(rng.random((3, 2, 2)), rng.random((3, 2)), ("a", "b"), (4, 6), "all", {"top": top}).save(path)
+
+
+def _sequence_curvature_bits(path: Path) -> list[bytes]:
+    found = SequenceCurvature.load(path)
+    arrays = [found.traces, found.scores, *(array for part in found.parts.values() for array in part[:2])]
+    facts = (found.names, found.sizes, found.label, [(name, part[2]) for name, part in found.parts.items()])
+    return [array.tobytes() for array in arrays] + [repr(facts).encode()]
+
+
+def _landscape_findings(path: Path) -> None:
+    from gdrop_viz.landscape.measuring import findings_json
+
+    group = {"by": "all", "group": "all"}
+    path.write_text(
+        findings_json(
+            {"directions": 2},
+            rises=[{"comparison": "c", "moved": "top 1 %", "seed": s, "step": 1.0, "rise": 0.5 + s} for s in (0, 1)],
+            curvature=[{**group, "elements": 10, "trace": 3.0, "fisher": 2.0}],
+            sequences=[{**group, "traces": [1.0, 5.0], "scores": [0.5, 3.5]}],
+        ),
+        encoding="utf-8",
+    )
+
+
+def _landscape_findings_rows(path: Path) -> list[str]:
+    found = LandscapeFindings.load(path)
+    tables = (found.rises, found.curvature, found.sequences)
+    return [repr(dict(found.settings)), *(table.to_csv() for table in tables)]
+
+
 def readers() -> dict[str, Reader]:
     """Every reader of the package with a file for it."""
     from gdrop_viz.finetuning.store import fingerprint
@@ -194,6 +230,12 @@ def readers() -> dict[str, Reader]:
         ),
         "trajectory (safetensors)": Reader(
             _trajectory, lambda path: Trajectory.load(path).coordinates.tobytes(), "path.safetensors"
+        ),
+        "curvature by sequence (safetensors)": Reader(
+            _sequence_curvature, _sequence_curvature_bits, "curvature.safetensors", versions=tensor_version
+        ),
+        "landscape findings (JSON)": Reader(
+            _landscape_findings, _landscape_findings_rows, "tiny.json", versions=((b"findings 2", b"findings 3"),)
         ),
         "dropout schedule (JSON)": Reader(
             parts["schedule"].save, lambda path: repr(gv.DropoutSchedule.load(path)), "schedule.json",
