@@ -35,6 +35,8 @@ class FisherExplorer(Panel):
     'model: highest in layer 0 (2), lowest in layer 1 (1).'
     """
 
+    _given = ("state",)
+
     def __init__(self, fisher: Fisher | Mapping[str, Fisher]) -> None:
         super().__init__()
         named = dict(fisher) if isinstance(fisher, Mapping) else {_name_of(fisher): fisher}

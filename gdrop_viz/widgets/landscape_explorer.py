@@ -48,6 +48,7 @@ class LandscapeExplorer(RunPanel):
     """
 
     _kept = "The points computed so far are kept."
+    _given = ("lm", "fisher", "batches")
     _links: tuple[ipywidgets.Widget, ...] = ()
 
     def __init__(
@@ -180,6 +181,7 @@ class LandscapeExplorer(RunPanel):
         if not state.missing():
             self.show_message("Both surfaces are known already.")
             return
+        lm, fisher, batches = self.lm, self.fisher, self.batches  # a closed panel forgets them
         throttle, remaining = Throttle(), RemainingTime()
         latest: dict[str, Callable[[], Surface]] = {}
 
@@ -201,14 +203,14 @@ class LandscapeExplorer(RunPanel):
             from gdrop_viz.landscape import loss_surfaces
 
             self.state.computing = set(state.missing())
-            model = copy.deepcopy(self.lm.model)  # its weights move while cells may use the caller's
-            planes = state.planes(model, self.fisher)
+            model = copy.deepcopy(lm.model)  # its weights move while cells may use the caller's
+            planes = state.planes(model, fisher)
             planes = {label: planes[label] for label in state.missing()}
             if stop.is_set():
                 return
             surfaces = loss_surfaces(
                 model,
-                self.batches,
+                batches,
                 planes,
                 extent=state.radius,
                 points=state.points,
@@ -224,30 +226,34 @@ class LandscapeExplorer(RunPanel):
     def propose_radius(self) -> None:
         """Set the radius at which both basin and walls are seen; found in the background."""
         state = copy.copy(self.state)
+        lm, fisher, batches = self.lm, self.fisher, self.batches
 
         def job(stop: threading.Event) -> None:
             from gdrop_viz.landscape import proposed_extent
 
-            model = copy.deepcopy(self.lm.model)
-            extents = [
-                proposed_extent(model, self.batches, directions)
-                for directions in state.planes(model, self.fisher).values()
-                if not stop.is_set()
-            ]
-            if not stop.is_set():
-                self.radius.max = max(self.radius.max, *extents)
-                self.radius.value = max(extents)
+            model = copy.deepcopy(lm.model)
+            planes = state.planes(model, fisher).values()
+            try:
+                extents = [proposed_extent(model, batches, directions, stop=stop) for directions in planes]
+            except RuntimeError:
+                if stop.is_set():
+                    return
+                raise
+            self.radius.max = max(self.radius.max, *extents)
+            self.radius.value = max(extents)
 
         self.start(job, "Looking for the radius at which the loss has risen by a nat.")
 
     def _run_ended(self) -> None:
         self.state.computing = set()
-        self._show()
+        if self.comm is not None:  # a closed panel has nothing to show
+            self._show()
         super()._run_ended()
 
     def close(self) -> None:
         for link in self._links:
             link.close()
+        self.state.surfaces = {}  # the files stay
         super().close()
 
 

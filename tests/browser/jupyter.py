@@ -112,8 +112,8 @@ def _wait_until_up(server: subprocess.Popen, address: str, port: int, *, voila: 
 class NotebookPage:
     """A notebook in a page of Chromium: run it, find its widgets, collect what went wrong."""
 
-    def __init__(self, browser: Browser, *, width: int = 1280, height: int = 900) -> None:
-        self.page: Page = browser.new_page(viewport={"width": width, "height": height})
+    def __init__(self, browser: Browser, *, width: int = 1280, height: int = 900, scale: float = 1) -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
         self.console_errors: list[str] = []
         self.requests_elsewhere: list[str] = []
         self.page.route(_is_elsewhere, self._refuse)

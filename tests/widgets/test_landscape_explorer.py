@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gdrop_viz import LandscapeExplorer, Surface, fisher_information
-from gdrop_viz.landscape import proposed_extent
+from gdrop_viz.landscape import evaluation, proposed_extent
 from gdrop_viz.landscape.surface import surface_path
 
 
@@ -128,6 +128,28 @@ def test_the_proposed_radius_shows_basin_and_walls_of_both_panels(make, tiny_lm,
     planes = explorer.state.planes(tiny_lm.model, explorer.fisher).values()
     expected = max(proposed_extent(tiny_lm.model, tiny_batches, directions) for directions in planes)
     assert explorer.state.radius == explorer.radius.value == expected
+
+
+def test_stop_ends_the_search_for_a_radius_before_its_next_batch(make, monkeypatch):
+    explorer = make(k=0.5)
+    asked, points = threading.Event(), []
+    real = evaluation.sequence_losses
+
+    def slow(model, batch, **options):
+        points.append(len(batch))
+        if len(points) > 5:
+            asked.set()
+            assert explorer.runner._stop.wait(30)
+        return real(model, batch, **options)
+
+    monkeypatch.setattr(evaluation, "sequence_losses", slow)
+    explorer.propose_button.click()
+    assert asked.wait(30)
+    explorer.stop_button.click()
+    assert explorer.runner.wait(30)
+    assert len(points) == 6
+    assert explorer.last_error is None
+    assert explorer.radius.value == 1.0
 
 
 def test_elements_of_tensor_scores_are_an_error_in_the_panel(tiny_lm, tiny_batches, tmp_path):
