@@ -49,8 +49,13 @@ def write_notebook(path: Path, cells: Sequence[str]) -> Path:
 
 
 @contextmanager
-def served(folder: Path, scratch: Path, *, notebook: Path | None = None, seconds: float = 120) -> Iterator[str]:
-    """Serve `folder` with JupyterLab, or `notebook` with Voila; yields the address and stops the server afterwards."""
+def served(
+    folder: Path, scratch: Path, *, notebook: Path | None = None, seconds: float = 120, cell_seconds: int = 300
+) -> Iterator[str]:
+    """Serve `folder` with JupyterLab, or `notebook` with Voila; yields the address and stops the server afterwards.
+
+    The server has `seconds` to come up, each cell of a Voila app `cell_seconds`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -70,7 +75,7 @@ def served(folder: Path, scratch: Path, *, notebook: Path | None = None, seconds
     }
     if notebook is not None:
         command = ["voila", str(notebook), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
-        command += ["--VoilaConfiguration.show_tracebacks=True", "--VoilaExecutor.timeout=300"]
+        command += ["--VoilaConfiguration.show_tracebacks=True", f"--VoilaExecutor.timeout={cell_seconds}"]
     else:
         command = ["jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
         command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
