@@ -3,7 +3,8 @@
     python docs/screenshots.py                     docs/pictures/*.png: the README's (1280 pixels wide, light)
     python docs/screenshots.py --all build/looks   each panel at 1280 and 800 pixels, light and dark, also in 3-D
 
-The panels are real ones on the bundled models, computed here (some minutes on two cores). Chromium is needed.
+The panels are real ones on the bundled models, computed here (some minutes on two cores) and kept in build/panels for
+the next time. Chromium is needed.
 """
 
 from __future__ import annotations
@@ -19,26 +20,30 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.browser.jupyter import NotebookPage, chromium, served, write_notebook
 
 PICTURES = Path(__file__).parent / "pictures"
+WORK = Path(__file__).parents[1] / "build" / "panels"
 MAX_BYTES = 250_000
 
 FISHER = """
+import os
 import gdrop_viz as gv
-fishers, batches = {}, {}
-for name in ("gpt2-mini", "t5-mini", "bert-mini"):
+fishers = {}
+for name in ("t5-mini", "gpt2-mini", "bert-mini"):
     lm = gv.load_pretrained(name)
-    batches[name] = gv.pretraining_batches(lm, n_sequences=64, max_length=64, progress=False)
-    fishers[name] = gv.fisher_information(lm.model, batches[name], progress=False)
-gv.FisherExplorer({name: fishers[name] for name in ("bert-mini", "gpt2-mini", "t5-mini")})
+    batches = gv.pretraining_batches(lm, n_sequences=64, batch_size=8, max_length=64, progress=False)
+    if not os.path.exists(f"{name}.safetensors"):
+        gv.fisher_information(lm.model, batches, progress=False).save(f"{name}.safetensors")
+    fishers[name] = gv.Fisher.load(f"{name}.safetensors")
+gv.FisherExplorer(dict(reversed(fishers.items())))
 """
 LANDSCAPE = """
-explorer = gv.LandscapeExplorer(lm, fishers["bert-mini"], batches["bert-mini"][:1], path="surfaces", points=15)
+explorer = gv.LandscapeExplorer(lm, fishers["bert-mini"], batches[:1], path="surfaces", points=13)
 explorer.same_distance.value = True
 explorer.run()
 explorer.runner.wait()
 explorer
 """
 LAB = """
-task = gv.load_task("sentiment").subset(n_train=128, n_validation=200)
+task = gv.load_task("sentiment").subset(n_train=96, n_validation=120)
 lab = gv.DropoutLab(lm, task, fishers["bert-mini"], path="runs", epochs=2, max_length=48)
 lab.run()
 lab.runner.wait()
@@ -55,12 +60,11 @@ def main() -> None:
         parser.error("no Chromium is installed")
     from playwright.sync_api import sync_playwright
 
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        folder = Path(folder)
-        write_notebook(folder / "panels.ipynb", [FISHER, LANDSCAPE, LAB])
-        (folder / "jupyter").mkdir()
+    WORK.mkdir(parents=True, exist_ok=True)
+    write_notebook(WORK / "panels.ipynb", [FISHER, LANDSCAPE, LAB])
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
-        with served(folder, folder / "jupyter") as address:
+        with served(WORK, Path(scratch)) as address:
             page = NotebookPage(browser, height=2600, scale=1 if everything else 2)
             page.open_lab(address, "panels.ipynb")
             page.run_all(seconds=1800)
@@ -74,7 +78,7 @@ def main() -> None:
 
 def take_for_readme(page: NotebookPage) -> None:
     """The three panels, crisp and small enough for a repository."""
-    page.page.get_by_label("3-D").check()
+    show_models_and_reliefs(page)
     PICTURES.mkdir(exist_ok=True)
     for name in NAMES:
         path = PICTURES / f"{name}.png"
@@ -87,11 +91,9 @@ def take_for_readme(page: NotebookPage) -> None:
 
 def take_all(page: NotebookPage, folder: Path) -> None:
     """Every panel and view, to be looked at."""
-    panels = page.page.locator(".gdv-panel")
     for view in ("", "-other"):
         if view:  # several models on one axis, the surfaces in 3-D, the code unfolded
-            panels.nth(0).get_by_label("model", exact=True).select_option(label="all models")
-            page.page.get_by_label("3-D").check()
+            show_models_and_reliefs(page)
             for heading in page.page.locator(".gdv-code summary").all():
                 heading.click()
         for theme, width in itertools.product(("Light", "Dark"), (1280, 800)):
@@ -99,6 +101,15 @@ def take_all(page: NotebookPage, folder: Path) -> None:
             page.page.set_viewport_size({"width": width, "height": 2600})
             for name in NAMES:
                 shoot(page, name, folder / f"{name}{view}-{width}-{theme.lower()}.png")
+
+
+def show_models_and_reliefs(page: NotebookPage) -> None:
+    """All models on one axis, and the surfaces in 3-D."""
+    panels = page.page.locator(".gdv-panel")
+    panels.nth(0).get_by_label("model", exact=True).select_option(label="all models")
+    page.page.get_by_label("3-D").check()
+    page.page.locator(".gdv-relief").nth(1).wait_for()
+    page.text("t5-mini: two texts of", seconds=300)  # what is drawn last
 
 
 def shoot(page: NotebookPage, name: str, path: Path) -> None:

@@ -15,7 +15,7 @@ from gdrop_viz._files import file_stem
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.code_box import CodeBox
 from gdrop_viz.widgets.landscape_explorer_state import BY, FRACTIONS, KINDS, NORMALIZATIONS, LandscapeExplorerState
-from gdrop_viz.widgets.panel import LABEL_STYLE, row
+from gdrop_viz.widgets.panel import ROW_LABEL_STYLE, row
 from gdrop_viz.widgets.run_panel import RunPanel
 from gdrop_viz.widgets.running import RemainingTime, Throttle, duration
 from gdrop_viz.widgets.slider import NumberSlider
@@ -89,7 +89,7 @@ class LandscapeExplorer(RunPanel):
         self.by = ipywidgets.Dropdown(description="of", options=[(f"{by}s", by) for by in BY], value=state.by)
         self.normalize = ipywidgets.Dropdown(description="normalise", options=NORMALIZATIONS, value=state.normalize)
         for chooser in (self.left, self.right, self.k, self.by, self.normalize):
-            chooser.style, chooser.layout.width = LABEL_STYLE, "auto"
+            chooser.style, chooser.layout.width = ROW_LABEL_STYLE, "auto"
         self.seed = NumberSlider("seed", value=state.seed, min=0, max=20, step=1, integer=True)
         top = max(3.0, state.radius)
         self.radius = NumberSlider("radius", value=state.radius, min=0.05, max=top, step=0.05, help="of the grid")
@@ -102,13 +102,15 @@ class LandscapeExplorer(RunPanel):
         for box in (self.same_distance, self.log_scale, self.relief):
             box.layout.width = "auto"
         self.propose_button = ipywidgets.Button(description="Propose radius", icon="arrows-h")
+        self.propose_button.layout.width = "auto"
         self.buttons.children = (*self.buttons.children, self.propose_button)
         self.charts = [Chart(picture, height=300) for picture in state.pictures()]
         self.section_chart = Chart(state.cross_section([]), height=220)
         self.code = CodeBox(code=state.as_code())
-        # in the browser, without asking the kernel: both surfaces turn together and show the same point
-        self._links = tuple(
-            ipywidgets.jslink(*((chart, name) for chart in self.charts)) for name in ("angles", "cursor")
+        # in the browser, without asking a kernel that may be busy: both turn together and show the same point
+        self._links = (
+            *(ipywidgets.jslink(*((chart, name) for chart in self.charts)) for name in ("angles", "cursor")),
+            *(ipywidgets.jslink((self.relief, "value"), (chart, "relief")) for chart in self.charts),
         )
         self._controls = (
             *(self.left, self.right, self.k, self.by, self.normalize),

@@ -13,8 +13,9 @@ import ipywidgets
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.static import with_static_picture
 
-# labels of ipywidgets controls as wide as those of `NumberSlider`
+# labels of ipywidgets controls: as wide as those of `NumberSlider` in a column, as wide as their text in a row
 LABEL_STYLE = {"description_width": "90px"}
+ROW_LABEL_STYLE = {"description_width": "initial"}
 
 _OPEN: weakref.WeakSet[Panel] = weakref.WeakSet()
 
