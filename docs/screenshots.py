@@ -3,14 +3,15 @@
     python docs/screenshots.py                     docs/pictures/*.png: the README's (1280 pixels wide, light)
     python docs/screenshots.py --all build/looks   each panel at 1280 and 800 pixels, light and dark, also in 3-D
 
-The panels are real ones on the bundled models, computed here (some minutes on two cores) and kept in build/panels for
-the next time. Chromium is needed.
+The panels are real ones on the bundled models, computed here (some minutes on two cores); scores and surfaces are kept
+in build/panels for the next time. Chromium is needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -61,6 +62,7 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     WORK.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(WORK / "runs", ignore_errors=True)  # runs found on disk have no live curves
     write_notebook(WORK / "panels.ipynb", [FISHER, LANDSCAPE, LAB])
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])

@@ -272,7 +272,7 @@ function drawRelief(content, width, height, [azimuth, elevation]) {
 // ---- the view: title, legend, plot, what is read out, summary ---------------------------------------------------
 
 function legendOf(content) {
-  return content.series.map((series) => {
+  return content.series.filter((series) => series.in_legend).map((series) => {
     const k = series.style % 8;
     const sample = svg("svg", { width: 30, height: 12, "aria-hidden": "true", class: `gdv-s${k}` });
     if (series.line) sample.append(svg("path", { class: "gdv-line", d: "M1,6H29", "stroke-dasharray": DASHES[k] }));

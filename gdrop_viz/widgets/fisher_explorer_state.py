@@ -138,7 +138,7 @@ class FisherExplorerState:
             seen = slice(1, None) if self.log else slice(None)
             series.append(Series(name, x[seen], y[seen], style=k, marker=False))
             mark = f"{name}, top {100 * self.top:g} %"
-            series.append(Series(mark, [self.top], [carried], style=k, line=False))
+            series.append(Series(mark, [self.top], [carried], style=k, line=False, in_legend=False))
         even = np.geomspace(smallest, 1, 60) if self.log else np.array([0.0, 1.0])
         series.append(Series("spread evenly", even, even, style=6, marker=False))
         bounds = (float(smallest), 1.0) if self.log and smallest < 1 else (0.0, 1.0)
