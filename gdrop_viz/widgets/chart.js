@@ -281,6 +281,16 @@ function legendOf(content) {
   });
 }
 
+/** Plain keys belong to the controls of a panel: the notebook would move to another cell with them, or delete this one. */
+function keepKeys(panel) {
+  if (!panel || panel.dataset.gdvKeys) return;
+  panel.dataset.gdvKeys = "kept";
+  panel.addEventListener("keydown", (event) => {
+    const ofTheNotebook = event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && event.key === "Enter");
+    if (!ofTheNotebook) event.stopPropagation();
+  });
+}
+
 function render({ model, el }) {
   // every widget loads its own copy of this module, so a counter would give all charts of a page the same name
   const id = `gdv-chart-${Math.random().toString(36).slice(2)}`;
@@ -299,6 +309,7 @@ function render({ model, el }) {
   const draw = () => {
     width = plot.clientWidth || width;
     if (!width) return; // not laid out yet: the observer calls again
+    keepKeys(el.closest(".gdv-panel"));
     const content = model.get("content");
     const relief = model.get("relief") && content.cells;
     const height = model.get("height");
