@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from tests.browser.jupyter import write_notebook
 from tests.browser.tiny_notebooks import MODEL
 
@@ -40,10 +38,8 @@ def test_landscape_explorer(open_page, lab, lab_folder, tmp_path):
     page.text("2 of 2 surfaces to compute")
     page.button("Run").click()
     page.text(r"[1-9]\d* of 882 points", seconds=60)
-    began = time.monotonic()
     page.button("Stop").click()
     page.text(r"[12] of 2 surfaces to compute", seconds=10)
-    assert time.monotonic() - began <= 1
     assert page.page.locator(".gdv-cells rect").count() == 2 * 21 * 21  # a coarse picture, without holes
     page.button("Run").click()
     page.text("Both surfaces are known", seconds=180)

@@ -130,24 +130,25 @@ def test_the_proposed_radius_shows_basin_and_walls_of_both_panels(make, tiny_lm,
     assert explorer.state.radius == explorer.radius.value == expected
 
 
-def test_stop_ends_the_search_for_a_radius_before_its_next_batch(make, monkeypatch):
+@pytest.mark.parametrize("button", ["run_button", "propose_button"])
+def test_stop_ends_the_work_before_its_next_batch(make, monkeypatch, button):
     explorer = make(k=0.5)
-    asked, points = threading.Event(), []
+    asked, seen = threading.Event(), []
     real = evaluation.sequence_losses
 
     def slow(model, batch, **options):
-        points.append(len(batch))
-        if len(points) > 5:
+        seen.append(len(batch))
+        if len(seen) > 5:
             asked.set()
             assert explorer.runner._stop.wait(30)
         return real(model, batch, **options)
 
     monkeypatch.setattr(evaluation, "sequence_losses", slow)
-    explorer.propose_button.click()
+    getattr(explorer, button).click()
     assert asked.wait(30)
     explorer.stop_button.click()
     assert explorer.runner.wait(30)
-    assert len(points) == 6
+    assert len(seen) == 6
     assert explorer.last_error is None
     assert explorer.radius.value == 1.0
 
