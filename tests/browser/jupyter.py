@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 REPOSITORY = Path(__file__).parents[2]
-# what JupyterLab and Voila themselves report, whatever is in the notebook
+# what JupyterLab and Voila themselves report and ask for, whatever is in the notebook
 _KNOWN_NOISE = re.compile(r"Failed to load resource|Unsatisfied version|No satisfying version|fortawesome|favicon")
 
 _SETTINGS = {
@@ -126,7 +126,8 @@ class NotebookPage:
         self.page.on("console", self._hear)
 
     def _refuse(self, route: Any) -> None:
-        self.requests_elsewhere.append(route.request.url)
+        if not _KNOWN_NOISE.search(route.request.url):  # Voila's page asks for Font Awesome
+            self.requests_elsewhere.append(route.request.url)
         route.abort()
 
     def _hear(self, message: Any) -> None:

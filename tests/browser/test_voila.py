@@ -38,11 +38,10 @@ def test_the_lesson_on_data_paucity_is_an_app(open_page, tmp_path):
     with app(lesson, cell_seconds=1200) as address:
         page = open_page()
         page.open_voila(address, seconds=1200)
-        assert page.page.locator(".jp-CodeMirrorEditor:visible, .jp-InputArea-editor:visible").count() == 0  # no code
-        assert page.page.locator(".jp-OutputArea-output img").count() >= 3  # but its pictures
-        assert page.page.get_by_text("Traceback").count() == 0
-        assert page.page.get_by_text("Traceback").count() == 0
         page.text("Mean over 6 seeds at 100 % of the data")  # what the lesson has trained is found
+        assert page.page.locator(".jp-CodeMirrorEditor:visible, .jp-InputArea-editor:visible").count() == 0  # no code
+        assert page.page.locator(".jp-OutputArea-output img").count() >= 2  # but its pictures
+        assert page.page.get_by_text("Traceback").count() == 0
 
         # and the panel works: other bounds, one seed, Run
         page.page.get_by_label("upper", exact=True).press("ArrowRight")
