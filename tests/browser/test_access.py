@@ -69,8 +69,9 @@ def test_everything_has_a_name_and_can_be_read_in_both_themes(opened, width, req
     assert page.page.evaluate(too_wide) == 0
 
 
-def test_the_tab_key_goes_through_the_controls_in_reading_order(opened):
+def test_the_panels_can_be_used_by_keyboard(opened):
     page = opened(1280)
+    # the Tab key goes through the controls in reading order
     page.page.get_by_label("lower", exact=True).focus()
     names = []
     for _ in range(8):
@@ -86,9 +87,7 @@ def test_the_tab_key_goes_through_the_controls_in_reading_order(opened):
         *("guided", "standard 0.1", "same mean"),
     ]
 
-
-def test_everything_can_be_done_by_keyboard(opened):
-    page = opened(1280)
+    # and with plain keys, which the notebook would take for its own
     keyboard, named = page.page.keyboard, page.page.locator(".gdv-panel").first.get_by_label
     named("schedule", exact=True).focus()
     keyboard.press("ArrowDown")
