@@ -122,12 +122,15 @@ def shoot(page: NotebookPage, name: str, path: Path) -> None:
 
 
 def _shrink(path: Path) -> None:
-    """Store `path` with a palette: panels have few colours, and the eye sees no difference."""
+    """Store `path` as small as it gets; with a palette only if need be, one that keeps rare hues."""
     from PIL import Image
 
     with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    small.save(path, optimize=True)
+        whole = picture.convert("RGB")
+    whole.save(path, optimize=True)
+    if path.stat().st_size > MAX_BYTES:
+        few = whole.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(path, optimize=True)
 
 
 if __name__ == "__main__":
