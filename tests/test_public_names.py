@@ -44,6 +44,12 @@ def test_importing_the_package_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_importing_the_package_takes_less_than_a_second_beyond_torch():
+    code = "import time, torch; t = time.process_time(); import gdrop_viz; print(time.process_time() - t)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) <= 1
+
+
 def test_lower_layers_do_not_import_higher_ones():
     import ast
     from pathlib import Path

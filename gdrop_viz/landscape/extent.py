@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 
 import numpy as np
 from torch import nn
 
 from gdrop_viz.landscape.directions import Direction
-from gdrop_viz.landscape.evaluation import Batch, checked, evaluating
+from gdrop_viz.landscape.evaluation import Batch, Stopped, checked, evaluating
 from gdrop_viz.objectives import Loss
 
 _PROBE_SEQUENCES = 32
@@ -23,13 +24,15 @@ def proposed_extent(
     *,
     rise: float = 1.0,
     loss: Loss | None = None,
+    stop: threading.Event | None = None,
 ) -> float:
     """Return an extent that shows basin and walls: twice the radius at which the loss has risen by `rise` nats.
 
     The radius is bracketed by doubling or halving and then bisected twice, on the mean over ± each direction and
     about the first 32 sequences; it is rounded to two digits. A surface that never rises so far gets 64.
 
-    Raises ValueError for a rise that is not above 0, and as `loss_surface` does.
+    Raises ValueError for a rise that is not above 0, and as `loss_surface` does; RuntimeError as soon as `stop` is
+    set, for nothing can be said of the radius then.
 
     >>> import torch
     >>> from gdrop_viz.landscape import random_direction
@@ -50,15 +53,21 @@ def proposed_extent(
             break
     with evaluating(model, few, {"": directions}, loss) as evaluate:
 
+        def mean_loss(coefficients: list[float]) -> float:
+            try:
+                return float(evaluate("", coefficients, lambda: stop is not None and stop.is_set()).losses.mean())
+            except Stopped:
+                raise RuntimeError("the search for the radius was stopped; start it again") from None
+
         def mean_rise(radius: float) -> float:
             ends = [
-                evaluate("", [sign * radius if i == axis else 0.0 for i in range(len(directions))]).losses.mean()
+                mean_loss([sign * radius if i == axis else 0.0 for i in range(len(directions))])
                 for axis in range(len(directions))
                 for sign in (-1, 1)
             ]
             return float(np.mean(ends)) - centre
 
-        centre = float(evaluate("", [0.0] * len(directions)).losses.mean())
+        centre = mean_loss([0.0] * len(directions))
         high = 1.0
         while not _risen(mean_rise(high), rise):
             high *= 2

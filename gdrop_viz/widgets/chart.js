@@ -29,7 +29,7 @@ const text = (x, y, content, attributes = {}) => svg("text", { x, y, ...attribut
 function number(value) {
   if (value === null || value === undefined) return "none";
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace(/\.?0+e/, "e");
+  if (size !== 0 && (size < 1e-4 || size >= 1e6)) return value.toExponential(2).replace(/\.?0+e/, "e");
   return String(Number(value.toPrecision(4)));
 }
 
@@ -47,7 +47,10 @@ function ticksOf(axis, count) {
     const [first, last] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
     const every = Math.max(1, Math.ceil((last - first + 1) / count));
     for (let k = first; k <= last; k += every) ticks.push([10 ** k, number(10 ** k)]);
-    return ticks.length > 1 ? ticks : [low, high].map((v) => [v, number(v)]);
+    if (ticks.length > 1) return ticks;
+    const between = [1, 2, 5].flatMap((m) => Array.from({ length: last - first + 2 }, (_, k) => m * 10 ** (first - 1 + k)));
+    const inside = between.filter((v) => v >= low && v <= high).sort((p, q) => p - q);
+    return (inside.length > 1 ? inside : [low, high]).map((v) => [v, number(v)]);
   }
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -269,12 +272,22 @@ function drawRelief(content, width, height, [azimuth, elevation]) {
 // ---- the view: title, legend, plot, what is read out, summary ---------------------------------------------------
 
 function legendOf(content) {
-  return content.series.map((series) => {
+  return content.series.filter((series) => series.in_legend).map((series) => {
     const k = series.style % 8;
     const sample = svg("svg", { width: 30, height: 12, "aria-hidden": "true", class: `gdv-s${k}` });
     if (series.line) sample.append(svg("path", { class: "gdv-line", d: "M1,6H29", "stroke-dasharray": DASHES[k] }));
     if (series.marker) sample.append(svg("path", { class: "gdv-marker", d: markerPath(k, 15, 6) }));
     return element("li", {}, sample, series.label);
+  });
+}
+
+/** Plain keys belong to the controls of a panel: the notebook would move to another cell with them, or delete this one. */
+function keepKeys(panel) {
+  if (!panel || panel.dataset.gdvKeys) return;
+  panel.dataset.gdvKeys = "kept";
+  panel.addEventListener("keydown", (event) => {
+    const ofTheNotebook = event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && event.key === "Enter");
+    if (!ofTheNotebook) event.stopPropagation();
   });
 }
 
@@ -296,6 +309,7 @@ function render({ model, el }) {
   const draw = () => {
     width = plot.clientWidth || width;
     if (!width) return; // not laid out yet: the observer calls again
+    keepKeys(el.closest(".gdv-panel"));
     const content = model.get("content");
     const relief = model.get("relief") && content.cells;
     const height = model.get("height");

@@ -62,6 +62,7 @@ class DropoutLab(RunPanel):
     """
 
     _kept = "Finished runs are kept."
+    _given = ("lm", "task")
 
     def __init__(
         self,
@@ -186,6 +187,7 @@ class DropoutLab(RunPanel):
         unit = "squared label units" if self.task.kind == "regression" else "nats"
         curves = LiveCurves(epochs=call["epochs"], arms=list(call["arms"]), loss_unit=unit)
         throttle = Throttle()
+        lm, task = self.lm, self.task  # a closed panel forgets them
 
         def on_event(event: Event) -> None:
             curves.add(event)
@@ -196,7 +198,7 @@ class DropoutLab(RunPanel):
         def job(stop: threading.Event) -> None:
             from gdrop_viz.finetuning import compare
 
-            result = compare(self.lm, self.task, **call, on_event=on_event, stop=stop, progress=False)
+            result = compare(lm, task, **call, on_event=on_event, stop=stop, progress=False)
             self._show_result(result)
 
         self.start(job, "Starting: loading the trainer.")

@@ -11,7 +11,7 @@ from gdrop_viz.plots.fisher import MEASURES
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.code_box import CodeBox
 from gdrop_viz.widgets.fisher_explorer_state import ALL, GROUPINGS, TOP_FRACTIONS, FisherExplorerState
-from gdrop_viz.widgets.panel import LABEL_STYLE, Panel, row
+from gdrop_viz.widgets.panel import ROW_LABEL_STYLE, Panel, row
 
 if TYPE_CHECKING:
     from gdrop_viz.fisher import Fisher
@@ -35,16 +35,18 @@ class FisherExplorer(Panel):
     'model: highest in layer 0 (2), lowest in layer 1 (1).'
     """
 
+    _given = ("state",)
+
     def __init__(self, fisher: Fisher | Mapping[str, Fisher]) -> None:
         super().__init__()
         named = dict(fisher) if isinstance(fisher, Mapping) else {_name_of(fisher): fisher}
         self.state = FisherExplorerState(named)
         models = [*named, ALL] if len(named) > 1 else list(named)
-        self.model = ipywidgets.Dropdown(description="model", options=models, style=LABEL_STYLE)
-        self.by = ipywidgets.Dropdown(description="group by", options=GROUPINGS, style=LABEL_STYLE)
-        self.measure = ipywidgets.Dropdown(description="measure", options=list(MEASURES), style=LABEL_STYLE)
+        self.model = ipywidgets.Dropdown(description="model", options=models, style=ROW_LABEL_STYLE)
+        self.by = ipywidgets.Dropdown(description="group by", options=GROUPINGS, style=ROW_LABEL_STYLE)
+        self.measure = ipywidgets.Dropdown(description="measure", options=list(MEASURES), style=ROW_LABEL_STYLE)
         tops = [(f"{100 * fraction:g} %", fraction) for fraction in TOP_FRACTIONS]
-        self.top = ipywidgets.Dropdown(description="top", options=tops, value=self.state.top, style=LABEL_STYLE)
+        self.top = ipywidgets.Dropdown(description="top", options=tops, value=self.state.top, style=ROW_LABEL_STYLE)
         self.normalize = ipywidgets.Checkbox(self.state.normalize, description="normalise to the maximum", indent=False)
         self.log_scale = ipywidgets.Checkbox(self.state.log, description="logarithmic", indent=False)
         self._controls = (self.model, self.by, self.measure, self.top, self.normalize, self.log_scale)

@@ -138,7 +138,7 @@ class FisherExplorerState:
             seen = slice(1, None) if self.log else slice(None)
             series.append(Series(name, x[seen], y[seen], style=k, marker=False))
             mark = f"{name}, top {100 * self.top:g} %"
-            series.append(Series(mark, [self.top], [carried], style=k, line=False))
+            series.append(Series(mark, [self.top], [carried], style=k, line=False, in_legend=False))
         even = np.geomspace(smallest, 1, 60) if self.log else np.array([0.0, 1.0])
         series.append(Series("spread evenly", even, even, style=6, marker=False))
         bounds = (float(smallest), 1.0) if self.log and smallest < 1 else (0.0, 1.0)
@@ -186,11 +186,12 @@ class FisherExplorerState:
                 f"rank correlation of {last['agreement']:.3f} (95 % interval {last['low']:.3f} to {last['high']:.3f})"
             )
         lowest = min((value for one in series for value in one.low), default=0.0)
+        bottom = min(0.9, np.floor(10 * lowest) / 10)  # no bars: the axis need not start at zero
         return Picture(
             title="Stability of the order",
             summary=". ".join(sentences) + ".",
             x=Axis("sequences", (3.5, longest * 1.1), log=True),
-            y=Axis("rank correlation", (min(0.0, lowest), 1.02)),
+            y=Axis("rank correlation", (bottom, 1.0 + 0.02 * (1.0 - bottom))),
             series=tuple(series),
         )
 

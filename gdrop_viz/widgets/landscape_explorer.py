@@ -15,7 +15,7 @@ from gdrop_viz._files import file_stem
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.code_box import CodeBox
 from gdrop_viz.widgets.landscape_explorer_state import BY, FRACTIONS, KINDS, NORMALIZATIONS, LandscapeExplorerState
-from gdrop_viz.widgets.panel import LABEL_STYLE, row
+from gdrop_viz.widgets.panel import ROW_LABEL_STYLE, row
 from gdrop_viz.widgets.run_panel import RunPanel
 from gdrop_viz.widgets.running import RemainingTime, Throttle, duration
 from gdrop_viz.widgets.slider import NumberSlider
@@ -48,6 +48,7 @@ class LandscapeExplorer(RunPanel):
     """
 
     _kept = "The points computed so far are kept."
+    _given = ("lm", "fisher", "batches")
     _links: tuple[ipywidgets.Widget, ...] = ()
 
     def __init__(
@@ -88,7 +89,7 @@ class LandscapeExplorer(RunPanel):
         self.by = ipywidgets.Dropdown(description="of", options=[(f"{by}s", by) for by in BY], value=state.by)
         self.normalize = ipywidgets.Dropdown(description="normalise", options=NORMALIZATIONS, value=state.normalize)
         for chooser in (self.left, self.right, self.k, self.by, self.normalize):
-            chooser.style, chooser.layout.width = LABEL_STYLE, "auto"
+            chooser.style, chooser.layout.width = ROW_LABEL_STYLE, "auto"
         self.seed = NumberSlider("seed", value=state.seed, min=0, max=20, step=1, integer=True)
         top = max(3.0, state.radius)
         self.radius = NumberSlider("radius", value=state.radius, min=0.05, max=top, step=0.05, help="of the grid")
@@ -101,13 +102,15 @@ class LandscapeExplorer(RunPanel):
         for box in (self.same_distance, self.log_scale, self.relief):
             box.layout.width = "auto"
         self.propose_button = ipywidgets.Button(description="Propose radius", icon="arrows-h")
+        self.propose_button.layout.width = "auto"
         self.buttons.children = (*self.buttons.children, self.propose_button)
         self.charts = [Chart(picture, height=300) for picture in state.pictures()]
         self.section_chart = Chart(state.cross_section([]), height=220)
         self.code = CodeBox(code=state.as_code())
-        # in the browser, without asking the kernel: both surfaces turn together and show the same point
-        self._links = tuple(
-            ipywidgets.jslink(*((chart, name) for chart in self.charts)) for name in ("angles", "cursor")
+        # in the browser, without asking a kernel that may be busy: both turn together and show the same point
+        self._links = (
+            *(ipywidgets.jslink(*((chart, name) for chart in self.charts)) for name in ("angles", "cursor")),
+            *(ipywidgets.jslink((self.relief, "value"), (chart, "relief")) for chart in self.charts),
         )
         self._controls = (
             *(self.left, self.right, self.k, self.by, self.normalize),
@@ -180,6 +183,7 @@ class LandscapeExplorer(RunPanel):
         if not state.missing():
             self.show_message("Both surfaces are known already.")
             return
+        lm, fisher, batches = self.lm, self.fisher, self.batches  # a closed panel forgets them
         throttle, remaining = Throttle(), RemainingTime()
         latest: dict[str, Callable[[], Surface]] = {}
 
@@ -201,14 +205,14 @@ class LandscapeExplorer(RunPanel):
             from gdrop_viz.landscape import loss_surfaces
 
             self.state.computing = set(state.missing())
-            model = copy.deepcopy(self.lm.model)  # its weights move while cells may use the caller's
-            planes = state.planes(model, self.fisher)
+            model = copy.deepcopy(lm.model)  # its weights move while cells may use the caller's
+            planes = state.planes(model, fisher)
             planes = {label: planes[label] for label in state.missing()}
             if stop.is_set():
                 return
             surfaces = loss_surfaces(
                 model,
-                self.batches,
+                batches,
                 planes,
                 extent=state.radius,
                 points=state.points,
@@ -224,30 +228,34 @@ class LandscapeExplorer(RunPanel):
     def propose_radius(self) -> None:
         """Set the radius at which both basin and walls are seen; found in the background."""
         state = copy.copy(self.state)
+        lm, fisher, batches = self.lm, self.fisher, self.batches
 
         def job(stop: threading.Event) -> None:
             from gdrop_viz.landscape import proposed_extent
 
-            model = copy.deepcopy(self.lm.model)
-            extents = [
-                proposed_extent(model, self.batches, directions)
-                for directions in state.planes(model, self.fisher).values()
-                if not stop.is_set()
-            ]
-            if not stop.is_set():
-                self.radius.max = max(self.radius.max, *extents)
-                self.radius.value = max(extents)
+            model = copy.deepcopy(lm.model)
+            planes = state.planes(model, fisher).values()
+            try:
+                extents = [proposed_extent(model, batches, directions, stop=stop) for directions in planes]
+            except RuntimeError:
+                if stop.is_set():
+                    return
+                raise
+            self.radius.max = max(self.radius.max, *extents)
+            self.radius.value = max(extents)
 
         self.start(job, "Looking for the radius at which the loss has risen by a nat.")
 
     def _run_ended(self) -> None:
         self.state.computing = set()
-        self._show()
+        if self.comm is not None:  # a closed panel has nothing to show
+            self._show()
         super()._run_ended()
 
     def close(self) -> None:
         for link in self._links:
             link.close()
+        self.state.surfaces = {}  # the files stay
         super().close()
 
 

@@ -13,8 +13,9 @@ import ipywidgets
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.static import with_static_picture
 
-# labels of ipywidgets controls as wide as those of `NumberSlider`
+# labels of ipywidgets controls: as wide as those of `NumberSlider` in a column, as wide as their text in a row
 LABEL_STYLE = {"description_width": "90px"}
+ROW_LABEL_STYLE = {"description_width": "initial"}
 
 _OPEN: weakref.WeakSet[Panel] = weakref.WeakSet()
 
@@ -23,8 +24,11 @@ class Panel(ipywidgets.VBox):
     """A column of controls and charts with a line for messages below.
 
     Closing the panel, or running its cell again, closes every widget in it, so that the browser and the kernel let go
-    of them. Whatever a callback raises appears in the message line as one escaped line.
+    of them, and forgets the attributes in `_given`: Jupyter's `Out` may keep a closed panel for as long as the kernel
+    lives. Whatever a callback raises appears in the message line as one escaped line.
     """
+
+    _given: tuple[str, ...] = ()  # attributes that hold models, scores and texts
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,10 +70,12 @@ class Panel(ipywidgets.VBox):
         self.message.value = f'<div role="status">{html.escape(text)}</div>' if text else ""
 
     def close(self) -> None:
-        """Close the panel with everything in it."""
+        """Close the panel with everything in it, and let go of what it was given."""
         if self.comm is None:
             return
         _OPEN.discard(self)
+        for name in self._given:
+            setattr(self, name, None)
         for widget in _descendants(self):
             widget.unobserve_all()
             widget.close()

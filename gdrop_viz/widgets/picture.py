@@ -39,6 +39,7 @@ class Series:
 
     `style` chooses hue, dash and marker together, so that no two series differ by hue alone. An interval is drawn as
     a band along a line and as an error bar at a lone marker. `details` is read out at each point instead of `label`.
+    A point on another series' line need not stand `in_legend`.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Series:
     line: bool = True
     marker: bool = True
     details: Sequence[str] | None = None
+    in_legend: bool = True
 
     def __post_init__(self) -> None:
         for name in ("y", "low", "high", "details"):

@@ -25,7 +25,7 @@ class RunPanel(Panel):
         self.runner = Runner(on_end=self.guarded(self._run_ended), on_error=self.show_error)
         self.run_button = ipywidgets.Button(description="Run", button_style="primary", icon="play")
         self.stop_button = ipywidgets.Button(description="Stop", disabled=True, icon="stop")
-        self.buttons = ipywidgets.HBox([self.run_button, self.stop_button])
+        self.buttons = ipywidgets.HBox([self.run_button, self.stop_button], layout={"flex_flow": "row wrap"})
         self.progress = ipywidgets.HTML()
         self.show_progress(0.0, "Not started.")
         self.run_button.on_click(self.guarded(lambda button: self.run()))

@@ -93,7 +93,7 @@ def _draw_series(axes: Axes, series: Series) -> None:
         marker=MARKERS[k] if series.marker else None,
         markersize=4,
         linewidth=1.5,
-        label=_plain(series.label),
+        label=_plain(series.label) if series.in_legend else "_nolegend_",
     )
 
 

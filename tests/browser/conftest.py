@@ -46,7 +46,7 @@ def lab(lab_folder, tmp_path_factory):
 
 @pytest.fixture
 def open_page(browser, request):
-    """Open pages; at the end a picture of each is kept, and errors in the console fail the test."""
+    """Open pages; at the end a picture of each is kept; errors in the console and requests elsewhere fail the test."""
     pages = []
 
     def open_one(**size) -> NotebookPage:
@@ -58,3 +58,4 @@ def open_page(browser, request):
         page.screenshot(SHOTS / f"{request.node.name}-{k}.png")
         page.page.close()
     assert [error for page in pages for error in page.console_errors] == []
+    assert [address for page in pages for address in page.requests_elsewhere] == []

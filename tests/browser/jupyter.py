@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 REPOSITORY = Path(__file__).parents[2]
-# what JupyterLab and Voila themselves report, whatever is in the notebook
+# what JupyterLab and Voila themselves report and ask for, whatever is in the notebook
 _KNOWN_NOISE = re.compile(r"Failed to load resource|Unsatisfied version|No satisfying version|fortawesome|favicon")
 
 _SETTINGS = {
@@ -49,8 +49,13 @@ def write_notebook(path: Path, cells: Sequence[str]) -> Path:
 
 
 @contextmanager
-def served(folder: Path, scratch: Path, *, notebook: Path | None = None, seconds: float = 120) -> Iterator[str]:
-    """Serve `folder` with JupyterLab, or `notebook` with Voila; yields the address and stops the server afterwards."""
+def served(
+    folder: Path, scratch: Path, *, notebook: Path | None = None, seconds: float = 120, cell_seconds: int = 300
+) -> Iterator[str]:
+    """Serve `folder` with JupyterLab, or `notebook` with Voila; yields the address and stops the server afterwards.
+
+    The server has `seconds` to come up, each cell of a Voila app `cell_seconds`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -70,7 +75,7 @@ def served(folder: Path, scratch: Path, *, notebook: Path | None = None, seconds
     }
     if notebook is not None:
         command = ["voila", str(notebook), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
-        command += ["--VoilaConfiguration.show_tracebacks=True", "--VoilaExecutor.timeout=300"]
+        command += ["--VoilaConfiguration.show_tracebacks=True", f"--VoilaExecutor.timeout={cell_seconds}"]
     else:
         command = ["jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
         command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
@@ -112,8 +117,8 @@ def _wait_until_up(server: subprocess.Popen, address: str, port: int, *, voila: 
 class NotebookPage:
     """A notebook in a page of Chromium: run it, find its widgets, collect what went wrong."""
 
-    def __init__(self, browser: Browser, *, width: int = 1280, height: int = 900) -> None:
-        self.page: Page = browser.new_page(viewport={"width": width, "height": height})
+    def __init__(self, browser: Browser, *, width: int = 1280, height: int = 900, scale: float = 1) -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
         self.console_errors: list[str] = []
         self.requests_elsewhere: list[str] = []
         self.page.route(_is_elsewhere, self._refuse)
@@ -121,7 +126,8 @@ class NotebookPage:
         self.page.on("console", self._hear)
 
     def _refuse(self, route: Any) -> None:
-        self.requests_elsewhere.append(route.request.url)
+        if not _KNOWN_NOISE.search(route.request.url):  # Voila's page asks for Font Awesome
+            self.requests_elsewhere.append(route.request.url)
         route.abort()
 
     def _hear(self, message: Any) -> None:

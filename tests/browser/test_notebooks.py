@@ -23,4 +23,3 @@ def test_the_lesson_runs(open_page, lab, lab_folder, name):
     # a picture or a panel stands under at least one cell, and no widget is left as text
     assert page.page.locator(".jp-OutputArea-output img, .gdv-chart svg").count() > 0
     assert page.page.get_by_text("Loading widget").count() == 0
-    assert page.requests_elsewhere == []

@@ -47,12 +47,28 @@ def test_a_reader_without_a_kernel_sees_pictures_and_numbers(lesson: nbformat.No
 def test_each_lesson_teaches(lesson: nbformat.NotebookNode) -> None:
     """A question, a formula, a prediction, something to try, exercises with folded solutions, and the way on."""
     text = "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
-    for part in ("Predict", "Try it", "## Exercises", "<summary>Solution</summary>", "$$"):
+    for part in ("uestion", "Predict", "Try it", "## Exercises", "<summary>Solution</summary>", "$$"):
         assert part in text, part
     assert text.count("<details>") == text.count("</details>") >= 3
-    linked = re.findall(r"\]\((\w+\.ipynb)\)", text)
-    assert linked, "a lesson links to others"
-    assert all((NOTEBOOKS / name).is_file() for name in linked)
+    exercises = text.split("## Exercises")[1]
+    assert len(re.findall(r"^\*\*[A-Z]\.\*\*", exercises, re.MULTILINE)) == exercises.count("<summary>Solution") >= 3
+
+
+def test_a_prediction_is_asked_for_before_the_cell_that_reveals_it(lesson: nbformat.NotebookNode) -> None:
+    asked = [at for at, cell in enumerate(lesson.cells) if cell.cell_type == "markdown" and "**Predict" in cell.source]
+    assert asked
+    for at in asked:
+        assert lesson.cells[at + 1].cell_type == "code"
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_the_last_words_lead_on(path: Path) -> None:
+    """To the next lesson, and from the last one back to the start; every link leads to a lesson that is there."""
+    cells = nbformat.read(path, as_version=4).cells
+    following = {one: other.name for one, other in zip(LESSONS, [*LESSONS[1:], LESSONS[0]], strict=True)}
+    assert f"]({following[path]})" in cells[-1].source
+    text = "\n".join(cell.source for cell in cells)
+    assert all((NOTEBOOKS / name).is_file() for name in re.findall(r"\]\((\w+\.ipynb)\)", text))
 
 
 def test_a_lesson_with_a_widget_keeps_a_static_picture(lesson: nbformat.NotebookNode) -> None:

@@ -1,4 +1,4 @@
-"""Does a notebook run by papermill give the numbers of the headless command?"""
+"""Does papermill re-run a lesson with another model and task, and give the numbers of the headless command?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 import gdrop_viz as gv
 from gdrop_viz.__main__ import app
 
-LESSON = Path(__file__).parents[2] / "notebooks" / "01_fisher_information.ipynb"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+LESSON = NOTEBOOKS / "01_fisher_information.ipynb"
 
 
 @pytest.mark.slow
@@ -36,3 +37,26 @@ def test_the_lesson_on_fisher_information(tmp_path):
     notebook, headless = (gv.Fisher.load(tmp_path / f"{name}.safetensors") for name in ("notebook", "fisher"))
     assert notebook.means.equals(headless.means)
     assert all((notebook.scores[name] == score).all() for name, score in headless.scores.items())
+
+
+@pytest.mark.slow
+def test_a_whole_lesson_with_another_model_and_task(tmp_path):
+    """The committed lesson as it is: only what the cell tagged parameters holds is set anew."""
+    pm = pytest.importorskip("papermill")
+    settings = {"n_sequences": 8, "max_length": 24, "points": 3, "n_train": 16, "n_validation": 24, "n_seeds": 2}
+    done = pm.execute_notebook(
+        NOTEBOOKS / "00_start_here.ipynb",
+        tmp_path / "out.ipynb",
+        parameters={
+            **settings,
+            **{"model_name": "gpt2-mini", "task_name": "rating", "upper": 0.2, "epochs": 1},
+            "runs": str(tmp_path / "runs"),
+        },
+        cwd=str(NOTEBOOKS.parent),
+        progress_bar=False,
+    )
+    printed = "".join(output.get("text", "") for cell in done.cells for output in cell.get("outputs", []))
+    assert "8 sequences, " in printed
+    assert "6 finished runs: guided 0-0.2, standard 0.1, same mean 0-0.2; metric: pearson" in printed
+    panel = next(cell for cell in done.cells if "gv.DropoutLab(" in cell.source)
+    assert panel.outputs[0].data["text/plain"].startswith("guided: mean rate 0.1, ")

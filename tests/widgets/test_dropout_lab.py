@@ -99,6 +99,21 @@ def test_stop_keeps_finished_runs_and_the_next_run_takes_them(make_lab):
     assert "(1 found on disk)" in again.progress.value
 
 
+def test_stop_ends_the_training_after_the_step_that_it_is_in(make_lab, monkeypatch):
+    lab = make_lab(n_seeds=20, epochs=2)
+    kinds = []
+
+    def add(curves, event):
+        kinds.append(event.kind)
+        if event.kind == "step":
+            lab.stop_button.click()
+
+    monkeypatch.setattr("gdrop_viz.widgets.live_curves.LiveCurves.add", add)
+    lab.run()
+    assert lab.runner.wait(60)
+    assert kinds == ["run started", "step", "stopped"]
+
+
 def test_results_of_other_settings_are_not_mixed_in(make_lab):
     lab = make_lab()
     lab.run()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gdrop_viz import LandscapeExplorer, Surface, fisher_information
-from gdrop_viz.landscape import proposed_extent
+from gdrop_viz.landscape import evaluation, proposed_extent
 from gdrop_viz.landscape.surface import surface_path
 
 
@@ -128,6 +128,29 @@ def test_the_proposed_radius_shows_basin_and_walls_of_both_panels(make, tiny_lm,
     planes = explorer.state.planes(tiny_lm.model, explorer.fisher).values()
     expected = max(proposed_extent(tiny_lm.model, tiny_batches, directions) for directions in planes)
     assert explorer.state.radius == explorer.radius.value == expected
+
+
+@pytest.mark.parametrize("button", ["run_button", "propose_button"])
+def test_stop_ends_the_work_before_its_next_batch(make, monkeypatch, button):
+    explorer = make(k=0.5)
+    asked, seen = threading.Event(), []
+    real = evaluation.sequence_losses
+
+    def slow(model, batch, **options):
+        seen.append(len(batch))
+        if len(seen) > 5:
+            asked.set()
+            assert explorer.runner._stop.wait(30)
+        return real(model, batch, **options)
+
+    monkeypatch.setattr(evaluation, "sequence_losses", slow)
+    getattr(explorer, button).click()
+    assert asked.wait(30)
+    explorer.stop_button.click()
+    assert explorer.runner.wait(30)
+    assert len(seen) == 6
+    assert explorer.last_error is None
+    assert explorer.radius.value == 1.0
 
 
 def test_elements_of_tensor_scores_are_an_error_in_the_panel(tiny_lm, tiny_batches, tmp_path):

@@ -62,6 +62,13 @@ def test_the_static_figure_draws_what_the_picture_says():
     assert mesh.get_clim() == (1, 6)
 
 
+def test_a_point_on_a_line_need_not_stand_in_the_legend():
+    point = Series("the middle", [1], [0.5], line=False, in_legend=False)
+    axes = figure([lines(series=(*lines().series, point))]).axes[0]
+    assert len(axes.lines) == 2
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["feed-forward"]
+
+
 def test_a_dollar_in_a_label_is_no_mathematics():
     drawn = figure([lines(title="costs $5 or $6_x")])
     drawn.canvas.draw()  # would raise on broken mathematics
