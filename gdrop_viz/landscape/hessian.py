@@ -138,6 +138,11 @@ class Hessian:
         """Cut a flat vector into the entries of each tensor, in the order of `names`."""
         return np.split(vector, np.cumsum(self.sizes)[:-1])
 
+    def sums(self, vector: np.ndarray, places: Mapping[str, np.ndarray]) -> list[float]:
+        """The sums of a flat vector's entries over each tensor, then over each of `places`."""
+        sums = [float(block.sum(dtype=np.float64)) for block in self.blocks(vector)]
+        return sums + [float(vector[place].sum(dtype=np.float64)) for place in places.values()]
+
     def places(self, part: Selection) -> np.ndarray:
         """Return where the elements of `part` stand in a flat vector; those that H is not over are left out."""
         part = part.on(self._model)

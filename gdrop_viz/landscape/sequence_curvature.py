@@ -191,10 +191,10 @@ def sequence_curvature(
             if stopping():
                 break
             gradient, times = hessian.of(one)
-            scores.append(_sums(hessian, gradient**2, places))
+            scores.append(hessian.sums(gradient**2, places))
             probes = range(number * n_probes, (number + 1) * n_probes)
             signs = (random_signs(hessian.shape[0], hessian.dtype, seed=seed, probe=probe) for probe in probes)
-            traces.append([_sums(hessian, v * times(v), places) for v in signs])
+            traces.append([hessian.sums(v * times(v), places) for v in signs])
             bar.update()
     if len(scores) < 2:
         raise RuntimeError("the curvature was stopped before the second sequence; nothing can be said of it")
@@ -211,12 +211,6 @@ def _sequences(batches: Sequence[Mapping[str, Tensor]]) -> Iterator[dict[str, Te
     for batch in batches:
         for n in range(batch_size(batch)):
             yield part_of(batch, slice(n, n + 1))
-
-
-def _sums(hessian: Hessian, diagonal: np.ndarray, places: Mapping[str, np.ndarray]) -> list[float]:
-    """The sums of a flat vector over each tensor, then over each part."""
-    sums = [float(block.sum(dtype=np.float64)) for block in hessian.blocks(diagonal)]
-    return sums + [float(diagonal[place].sum(dtype=np.float64)) for place in places.values()]
 
 
 def _group_of(by: str) -> Callable[[str], str]:

@@ -146,7 +146,7 @@ def hessian_trace(
     """
     if isinstance(n_probes, bool) or not isinstance(n_probes, (int, np.integer)) or n_probes < 2:
         raise ValueError(f"expected n_probes as a whole number of at least 2 (for a standard error), got {n_probes!r}")
-    samples, of_parts = [], []
+    samples = []
     with (
         interruptible(stop) as stopping,
         Hessian(model, batches, selection=selection, loss=loss) as hessian,
@@ -159,14 +159,13 @@ def hessian_trace(
                 break
             signs = random_signs(n, hessian.dtype, seed=seed, probe=probe)
             diagonal = signs * (hessian @ signs)  # its mean over probes is H's diagonal
-            samples.append([float(block.sum(dtype=np.float64)) for block in hessian.blocks(diagonal)])
-            of_parts.append([float(diagonal[place].sum(dtype=np.float64)) for place in places.values()])
+            samples.append(hessian.sums(diagonal, places))
             bar.update()
     if len(samples) < 2:
         raise RuntimeError("the trace was stopped before the second probe; nothing can be said of it")
-    columns = np.array(of_parts).T
-    found = {name: (column, len(place)) for (name, place), column in zip(places.items(), columns, strict=True)}
-    return HessianTrace(np.array(samples), tuple(hessian.names), tuple(hessian.sizes), hessian.label, found)
+    every, tensors = np.array(samples), len(hessian.names)
+    found = {name: (every[:, tensors + k], len(place)) for k, (name, place) in enumerate(places.items())}
+    return HessianTrace(every[:, :tensors], tuple(hessian.names), tuple(hessian.sizes), hessian.label, found)
 
 
 def _standard_error(values: np.ndarray) -> float:
