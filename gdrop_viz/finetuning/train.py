@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from gdrop_viz._expect import expect
+from gdrop_viz._finite import check_finite_weights
 from gdrop_viz._hub import quiet_libraries
 from gdrop_viz._processes import n_processes, rank
 from gdrop_viz._state import preserved_rng
@@ -206,12 +207,16 @@ def fine_tune(
 
 
 def check_inputs(lm: object, task: object) -> None:
-    """Raise TypeError unless the two are a pretrained model with its tokenizer and a labelled task."""
+    """Raise TypeError unless the two are a pretrained model with its tokenizer and a labelled task.
+
+    ValueError, with the name of the parameter, if the model has weights that are not finite.
+    """
     from gdrop_viz.pretrained import Pretrained
     from gdrop_viz.tasks import Task
 
     expect(lm, Pretrained, "lm", "load_pretrained")
     expect(task, Task, "task", "load_task")
+    check_finite_weights(lm.model.named_parameters())
 
 
 def training_subset(task: Task, fraction: float, seed: int) -> Dataset:
