@@ -6,6 +6,7 @@ import ast
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from gdrop_viz.dropout.knobs import knob_by_estimate
 from gdrop_viz.finetuning.spread import limited_threads
 from gdrop_viz.landscape import Hessian
 from gdrop_viz.landscape.evaluation import evaluate_in_worker, packed
+from gdrop_viz.landscape.hessian import twice_differentiable
 from tests.finetuning.conftest import animal_rows
 from tests.torture.state import differences, snapshot
 
@@ -237,6 +239,21 @@ def test_fused_encoder_layers(tiny_bert, tiny_batches, error, enabled):
         assert torch.backends.mha.get_fastpath_enabled() == enabled
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@pytest.mark.parametrize("error", ENDS)
+def test_the_models_kernel_for_attention(error):
+    """Stood for by its name: here is no GPU for the real one."""
+
+    class Flash(nn.Module):
+        config = SimpleNamespace(_attn_implementation="flash_attention_2")
+
+        def set_attn_implementation(self, name: str) -> None:
+            self.config._attn_implementation = name
+
+    model, seen = Flash(), []
+    ended(twice_differentiable(model), lambda: seen.append(model.config._attn_implementation), error)
+    assert (seen, model.config._attn_implementation) == (["eager"], "flash_attention_2")
 
 
 # --- and nowhere else -------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gdrop_viz._finite import check_finite_losses, check_finite_weights
 from gdrop_viz._state import preserved_modes, preserved_requires_grad
 from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
+from gdrop_viz.landscape.checkpoints import weights_of
 from gdrop_viz.landscape.filters import normalized
 from gdrop_viz.landscape.masks import named_generator
 from gdrop_viz.landscape.selection import Selection
@@ -279,23 +280,6 @@ def orthogonalized(*directions: Direction) -> list[Direction]:
             )
         done.append(rest.scaled(direction.norm) if done else direction)
     return done
-
-
-def weights_of(checkpoint: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]) -> Mapping[str, Tensor]:
-    """Return parameter name -> Tensor of a model, a state dict, or a safetensors file (or a folder with one)."""
-    if isinstance(checkpoint, nn.Module):
-        return dict(checkpoint.named_parameters())
-    if isinstance(checkpoint, Mapping):
-        return checkpoint
-    if isinstance(checkpoint, (str, os.PathLike)):
-        from safetensors.torch import load_file
-
-        path = os.fspath(checkpoint)
-        path = os.path.join(path, "model.safetensors") if os.path.isdir(path) else path
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"expected a safetensors file or a folder with model.safetensors, got {path!r}")
-        return load_file(path)
-    raise TypeError(f"expected a model, a state dict or a safetensors path, got {type(checkpoint).__name__}")
 
 
 def working_dtype(parameter: Tensor) -> torch.dtype:
