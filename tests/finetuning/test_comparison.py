@@ -153,6 +153,21 @@ class TestStop:
         # one step of the second run was made, and no more
         assert sum(event.kind == "step" and event.arm == "none" for event in events) == 1
 
+    def test_a_run_stopped_after_an_epoch_does_not_count_as_finished(self, tiny_lm, toy_task, tmp_path, trained):
+        stop = threading.Event()
+
+        def listen(event):
+            if event.kind == "epoch" and event.epoch == 1:
+                stop.set()
+
+        settings = {"seeds": [0], "path": tmp_path, **QUICK, "epochs": 2}
+        result = compare(tiny_lm, toy_task, {"a": 0.1}, on_event=listen, stop=stop, **settings)
+        assert result.runs.empty
+        assert list(tmp_path.iterdir()) == []
+        result = compare(tiny_lm, toy_task, {"a": 0.1}, **settings)
+        assert len(trained) == 2
+        assert result.runs["epoch"].max() == 2
+
     def test_before_anything_is_trained(self, tiny_lm, toy_task):
         stop = threading.Event()
         stop.set()
