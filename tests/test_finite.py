@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import gdrop_viz as gv
+from gdrop_viz.fisher.batch import Objective, by_hooks, by_loop
 from gdrop_viz.fisher.sums import Sums
 from tests.finetuning.conftest import animal_rows
 
@@ -82,6 +83,19 @@ def test_losses(tiny_bert, marked, direction, name, value):
     said = str(error.value)
     assert re.match(f"Expected finite losses, got {value} for sequence 1 of batch 1;", said), said
     assert "\n" not in said
+
+
+def test_losses_of_a_part_of_a_batch(tiny_bert, marked):
+    """A batch that does not fit into memory is taken in halves; its sequences keep their numbers."""
+    part = {name: value[:3] for name, value in marked[1].items()}
+    sums = Sums.of(dict(tiny_bert.named_parameters()), elements=False)
+    sums.begin(7)
+    for by in (by_hooks, by_loop):
+        with pytest.raises(ValueError, match="nan for sequence 5 of batch 1"):
+            by(
+                tiny_bert, dict(tiny_bert.named_parameters()), part, sums,
+                objective=Objective(loss=spoiling(float("nan"))), row=4, where="batch 1",
+            )  # fmt: skip
 
 
 def test_a_comparison_refuses_such_weights_before_it_trains(tiny_lm, task, tmp_path, monkeypatch):
