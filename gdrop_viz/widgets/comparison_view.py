@@ -50,11 +50,11 @@ def found_results(path: Path, lm: Pretrained, task: Task, settings: Mapping[str,
     return None
 
 
-def no_results(task: Task) -> Picture:
-    """The frame of the results before there are any."""
+def no_results(task: Task, epochs: int) -> Picture:
+    """The frame of the results before there are any with so many epochs."""
     return Picture(
         title="Results",
-        summary="No finished run yet.",
+        summary=f"No finished run of {epochs} epoch{'s' * (epochs > 1)} yet.",
         x=Axis("training data used", (-0.5, 0.5), ticks=[(0.0, "100 %")]),
         y=Axis(f"validation {task.metrics[0]}", (0.0, 1.0)),
     )
@@ -80,11 +80,14 @@ def result_picture(result: Comparison) -> Picture:
                 high=rows["high"].tolist(),
                 style=k,
                 line=False,
-                details=[f"{arm}, {100 * row.fraction:g} % of the data, {row.n} seeds" for row in rows.itertuples()],
+                details=[
+                    f"{arm}, {100 * row.fraction:g} % of the data, {row.n} seed{'s' * (row.n > 1)}"
+                    for row in rows.itertuples()
+                ],
             )
         )
-    seeds = sorted(set(summary["n"]))
-    over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    seeds = sorted({summary["n"].min(), summary["n"].max()})
+    over = f"{' to '.join(str(n) for n in seeds)} seed{'s' * (seeds != [1])}"
     best = ", ".join(f"{row.arm} {row.mean:.3g}" for row in summary[summary["fraction"] == fractions[-1]].itertuples())
     interval = "no interval: a single seed has no spread" if seeds == [1] else "bars are 95 % intervals"
     return Picture(
