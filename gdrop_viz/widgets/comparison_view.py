@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,34 +18,16 @@ _SPREAD = 0.6  # how much of the room between two fractions the arms take side b
 
 
 def found_results(path: Path, lm: Pretrained, task: Task, settings: Mapping[str, Any]) -> Comparison | None:
-    """The finished runs in the folder `path` with this model, task and settings, whatever their arms; None if none.
-
-    A folder may hold runs of other settings beside them, which must not be averaged with these.
-    """
+    """The finished runs in the folder `path` with this model, task and settings, whatever their arms; None if none."""
     if not path.is_dir():
         return None
-    from gdrop_viz.finetuning import Comparison
     from gdrop_viz.finetuning.classifier import model_checksum
-    from gdrop_viz.finetuning.result import run_table
-    from gdrop_viz.finetuning.store import RunStore
+    from gdrop_viz.finetuning.result_files import comparisons_in
 
-    groups: dict[str, list[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]] = {}
-    for found in RunStore.open(path).all():
-        groups.setdefault(json.dumps(found[0]["common"], sort_keys=True), []).append(found)
-    for runs in groups.values():
-        common, about = runs[0][0]["common"], runs[0][1]
-        trained_with = common["hyperparameters"]
-        if about["task"] != task.name or any(trained_with.get(k, v) != v for k, v in settings.items()):
-            continue
-        if common["model"] != model_checksum(lm):
-            continue
-        rows = [
-            {"arm": about["arm"], "fraction": run["fraction"], "seed": run["seed"], **row}
-            for run, about, rows in runs
-            for row in rows
-        ]
-        facts = {key: about[key] for key in ("model", "task")}
-        return Comparison(run_table(rows), about["metric"], {**facts, **trained_with})
+    for common, result in comparisons_in(path):
+        fits = all(common["hyperparameters"].get(name, value) == value for name, value in settings.items())
+        if fits and result.metadata["task"] == task.name and common["model"] == model_checksum(lm):
+            return result
     return None
 
 
