@@ -7,8 +7,9 @@ exception or a keyboard interrupt.
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -61,3 +62,39 @@ def preserved_rng(seed: int | None = None) -> Iterator[None]:
         torch.set_rng_state(states[2])
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def preserved_switches() -> Iterator[Callable[[], None]]:
+    """Keep torch's switches (determinism, cuDNN, TF32, default dtype) and the environment as they were.
+
+    Libraries that are set up inside may set them (the Trainer's `full_determinism` and `tf32` do). Call what is given
+    when they have been set up: the variables of the environment that differ then are put back at the end. What
+    somebody else sets later, in another thread, stays.
+    """
+    environment, changed = dict(os.environ), set()
+    determinism = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    dtype, cudnn = torch.get_default_dtype(), torch.backends.cudnn
+    switches = [(cudnn, "deterministic"), (cudnn, "benchmark")]
+    if hasattr(torch.backends, "fp32_precision"):
+        switches.append((torch.backends, "fp32_precision"))
+    else:  # torch before 2.9
+        switches += [(torch.backends.cuda.matmul, "allow_tf32"), (cudnn, "allow_tf32")]
+    before = [(owner, name, getattr(owner, name)) for owner, name in switches]
+
+    def set_up() -> None:
+        names = {*environment, *os.environ}
+        changed.update(name for name in names if environment.get(name) != os.environ.get(name))
+
+    try:
+        yield set_up
+    finally:
+        torch.use_deterministic_algorithms(determinism[0], warn_only=determinism[1])
+        torch.set_default_dtype(dtype)
+        for owner, name, value in before:
+            setattr(owner, name, value)
+        for name in changed:
+            if name in environment:
+                os.environ[name] = environment[name]
+            else:
+                os.environ.pop(name, None)

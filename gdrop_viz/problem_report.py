@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -19,6 +20,7 @@ _VARIABLES = (
     "OMP_NUM_THREADS MKL_NUM_THREADS CUDA_VISIBLE_DEVICES TOKENIZERS_PARALLELISM HF_HUB_OFFLINE PYTHONHASHSEED "
     "PYTORCH_ENABLE_MPS_FALLBACK CUBLAS_WORKSPACE_CONFIG"
 ).split()
+_SWITCH = re.compile(r"[-0-9.,:]{0,12}|true|false|on|off|yes|no|random", re.IGNORECASE)
 
 
 def problem_report() -> str:
@@ -78,5 +80,5 @@ def _listed(names: object) -> str:
 
 
 def _plain(value: str) -> str:
-    """The value of a switch; anything longer may be somebody's own and stays private."""
-    return value if len(value) <= 12 and value.replace(",", "").replace(":", "").isalnum() else "(set)"
+    """The value of a switch, or numbers; any other word may be somebody's own and stays private."""
+    return value if _SWITCH.fullmatch(value) else "(set)"

@@ -6,7 +6,9 @@ import os
 
 import pytest
 
+import gdrop_viz as gv
 from gdrop_viz._files import atomic_path
+from gdrop_viz.landscape.surface_file import PointWriter
 
 
 def test_the_file_is_synced_before_it_is_renamed_and_its_folder_afterwards(tmp_path, monkeypatch):
@@ -38,3 +40,29 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
             broken(error)
         assert os.listdir(tmp_path) == ["a.txt"]
         assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize(("seconds", "before_the_end"), [(-1.0, 5), (1e9, 0)])
+def test_a_surface_is_synced_now_and_then_and_at_its_end(
+    tiny_bert, tiny_batches, tmp_path, monkeypatch, seconds, before_the_end
+):
+    """Its points are put into the file in place, so that no renaming syncs them."""
+    path, synced, sync = tmp_path / "s.h5", [], os.fsync
+    monkeypatch.setattr(PointWriter, "_SYNC_SECONDS", seconds)
+    direction = gv.random_direction(tiny_bert)
+
+    def watched(handle):
+        if os.readlink(f"/proc/self/fd/{handle}") == str(path):
+            synced.append(path.read_bytes())
+        sync(handle)
+
+    counts = []
+
+    def on_point(point):
+        counts.append(len(synced))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    gv.loss_surface(tiny_bert, tiny_batches, direction, points=5, path=path, progress=False, on_point=on_point)
+    assert counts[-1] == before_the_end
+    assert len(synced) == before_the_end + 1
+    assert synced[-1] == path.read_bytes()  # nothing was written after it

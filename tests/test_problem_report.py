@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
 import platform
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from typer.testing import CliRunner
 
 import gdrop_viz as gv
 from gdrop_viz.__main__ import app
 from gdrop_viz.logs import show_log
-from gdrop_viz.problem_report import problem_report
+from gdrop_viz.problem_report import _VARIABLES, problem_report
+from tests.conftest import sentences
+
+_MORE = "HF_TOKEN USER LOGNAME HOSTNAME HOME HF_HOME AWS_SECRET_ACCESS_KEY http_proxy PYTHONPATH VIRTUAL_ENV".split()
 
 
 def test_versions_device_and_settings(monkeypatch):
@@ -26,12 +32,36 @@ def test_versions_device_and_settings(monkeypatch):
 
 
 def test_nothing_private(monkeypatch, tmp_path):
-    secrets = {"HF_TOKEN": "hf_secret", "CUDA_VISIBLE_DEVICES": "my private device", "HOME": str(tmp_path)}
-    for name, value in secrets.items():
-        monkeypatch.setenv(name, value)
+    """Every variable of the environment holds somebody's own word, and so do user, host and folders."""
+    home = tmp_path / "home-of-rosalind"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    for number, name in enumerate(sorted({*os.environ, *_VARIABLES, *_MORE} - {"PATH", "PYTEST_CURRENT_TEST"})):
+        monkeypatch.setenv(name, f"rosalind{number}")
+    monkeypatch.setattr(platform, "node", lambda: "rosalinds-laptop")
+    monkeypatch.setattr(socket, "gethostname", lambda: "rosalinds-laptop")
+    monkeypatch.setattr(getpass, "getuser", lambda: "rosalind")
+    monkeypatch.setattr(sys, "argv", [str(home / "script.py"), "--token", "hf_rosalind"])
+    for modules in ("gdrop_viz.bundled", "gdrop_viz.problem_report"):  # found from where the package lies
+        monkeypatch.setattr(sys.modules[modules], "__file__", str(home / "package.py"))
     report = problem_report()
-    for private in (*secrets.values(), platform.node(), str(Path.cwd()), f"/{getpass.getuser()}/"):
+    assert "rosalind" not in report.lower()
+    assert "OMP_NUM_THREADS=(set)" in report
+    for private in (str(Path(gv.__file__).parents[1]), sys.executable, sys.prefix, "/home/", "\\Users\\"):
         assert private not in report
+    known = {line.partition("=")[0] for line in report.splitlines() if "=" in line}
+    assert known <= set(_VARIABLES)  # no other variable of the environment is even named
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("4", True), ("0,1", True), (":4096:8", True), ("-1", True), ("", True), ("True", True), ("off", True),
+     ("random", True), ("rosalind", False), ("GPU-8932f937-d72c", False), ("5551234567890123", False), ("a/b", False)],
+)  # fmt: skip
+def test_only_numbers_and_switches_are_shown(monkeypatch, value, shown):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    line = next(line for line in problem_report().splitlines() if line.startswith("CUDA_VISIBLE_DEVICES"))
+    assert line == f"CUDA_VISIBLE_DEVICES={value if shown else '(set)'}"
 
 
 def test_the_command_and_verbose(monkeypatch):
@@ -65,3 +95,21 @@ def test_the_log_tells_what_is_done(tiny_lm, tiny_batches, tmp_path, caplog):
     assert all(record.name.startswith("gdrop_viz.") for record in caplog.records if "checkpoint" in record.message)
     for part in ("10 sequences", "checkpoint after 3 batches", "going on after 3 batches", "wrote "):
         assert part in caplog.text
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_verbose_shows_the_log_of_real_work(tiny_lm, tmp_path, verbose):
+    folder = tiny_lm.save(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("\n".join(sentences(20)))
+    command = [*(["--verbose"] if verbose else []), "fisher", "--model", folder, "--text", tmp_path / "text.txt"]
+    command += ["--sequences", 4, "--max-length", 16, "--output", tmp_path / "results"]
+    logger = logging.getLogger("gdrop_viz")
+    try:
+        done = CliRunner().invoke(app, [str(part) for part in command])
+        assert done.exit_code == 0, done.output
+        told = {line.split()[3] for line in done.output.splitlines() if " INFO gdrop_viz." in line}
+        assert told == ({"gdrop_viz.fisher.estimate:", "gdrop_viz.fisher.checkpoint:"} if verbose else set())
+        assert bool(logger.handlers) == verbose
+    finally:
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)

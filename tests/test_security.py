@@ -23,6 +23,7 @@ import pytest
 
 import gdrop_viz as gv
 from gdrop_viz.landscape.surface import surface_path
+from gdrop_viz.landscape.surface_file import read_fingerprint
 
 ROOT = Path(gv.__file__).resolve().parents[1]
 SOURCES = sorted(
@@ -121,7 +122,11 @@ def test_a_runs_name_does_not_lead_out_of_its_folder(tmp_path):
     assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["runs"]
 
 
-@pytest.mark.parametrize("trick", ["external link", "external storage", "soft link", "virtual", "nested"])
+POINTERS = """external link, external storage, soft link, virtual, external link in a group, soft link in a group,
+virtual in a group""".replace("\n", " ").split(", ")
+
+
+@pytest.mark.parametrize("trick", POINTERS)
 def test_a_surface_does_not_read_other_files(tmp_path, trick):
     """An HDF5 file may point at any other file of the machine; such a one is refused."""
     secret = tmp_path / "secret.h5"
@@ -129,21 +134,50 @@ def test_a_surface_does_not_read_other_files(tmp_path, trick):
         file["train_loss"] = np.arange(3.0)
     with h5py.File(tmp_path / "s.h5", "w") as file:
         file["xcoordinates"] = np.arange(3.0)
+        elsewhere = h5py.VirtualLayout((3,), "f8")
+        elsewhere[:] = h5py.VirtualSource(str(secret), "train_loss", (3,))
         if trick == "external link":
             file["train_loss"] = h5py.ExternalLink(str(secret), "train_loss")
         elif trick == "soft link":
             file["train_loss"] = h5py.SoftLink("/xcoordinates")
-        elif trick == "nested":  # the rest is sound
-            file["train_loss"] = np.arange(3.0)
-            file["dir/inner"] = h5py.ExternalLink(str(secret), "train_loss")
         elif trick == "external storage":
             file.create_dataset("train_loss", (3,), "f8", external=[(str(secret), 0, 24)])
-        else:
-            layout = h5py.VirtualLayout((3,), "f8")
-            layout[:] = h5py.VirtualSource(str(secret), "train_loss", (3,))
-            file.create_virtual_dataset("train_loss", layout)
-    with pytest.raises(ValueError, match=r"s\.h5.*points"):
+        elif trick == "virtual":
+            file.create_virtual_dataset("train_loss", elsewhere)
+        else:  # what lies at the top is sound
+            file["train_loss"] = np.arange(3.0)
+            inner = file.create_group("metrics/deep")
+            if trick == "virtual in a group":
+                inner.create_virtual_dataset("accuracy", elsewhere)
+            elif trick == "soft link in a group":
+                inner["accuracy"] = h5py.SoftLink("/train_loss")
+            else:
+                inner["accuracy"] = h5py.ExternalLink(str(secret), "train_loss")
+    for read in (gv.Surface.load, read_fingerprint):
+        with pytest.raises(ValueError, match=r"s\.h5.*points"):
+            read(tmp_path / "s.h5")
+
+
+def test_a_run_does_not_take_up_another_files_fingerprint(tiny_bert, tiny_batches, tmp_path):
+    """It is looked at before the surface is; nothing of that other file may be told, or written to."""
+    direction, path = gv.random_direction(tiny_bert), tmp_path / "s.h5"
+    gv.loss_surface(tiny_bert, tiny_batches, direction, points=3, path=tmp_path / "other.h5", progress=False)
+    with h5py.File(path, "w") as file:
+        file["fingerprint"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "fingerprint")
+    before = (tmp_path / "other.h5").read_bytes()
+    with pytest.raises(ValueError, match=r"s\.h5.*points at other data with 'fingerprint'"):
+        gv.loss_surface(tiny_bert, tiny_batches, direction, points=3, path=path, progress=False)
+    assert (tmp_path / "other.h5").read_bytes() == before
+
+
+def test_a_surface_whose_group_holds_itself_is_refused(tmp_path):
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["xcoordinates"] = file["train_loss"] = np.arange(3.0)
+        inner = file.create_group("metrics")
+        inner["again"] = inner  # a hard link, as sound as any
+    with pytest.raises(ValueError, match=r"s\.h5") as error:
         gv.Surface.load(tmp_path / "s.h5")
+    assert "\n" not in str(error.value)
 
 
 def test_make_lab_stays_on_this_machine_and_asks_for_its_token():

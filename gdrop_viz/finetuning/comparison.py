@@ -84,8 +84,9 @@ def compare(
     Raises
     ------
     ValueError, TypeError
-        Before any training: no or unknown arms, a schedule of another model, fractions or seeds out of range or twice,
-        a fraction that leaves a class empty, settings out of range, a damaged file in `path`.
+        Before any training: weights that are not finite, no or unknown arms, a schedule of another model, fractions or
+        seeds out of range or twice, a fraction that leaves a class empty, settings out of range, a damaged file in
+        `path`.
     RuntimeError, OSError
         Before any training: another comparison is at work in `path`, or nothing can be written there.
 

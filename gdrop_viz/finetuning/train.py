@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from gdrop_viz._expect import expect
+from gdrop_viz._finite import check_finite_weights
 from gdrop_viz._hub import quiet_libraries
 from gdrop_viz._processes import n_processes, rank
-from gdrop_viz._state import preserved_rng
+from gdrop_viz._state import preserved_rng, preserved_switches
 from gdrop_viz.finetuning.arms import Arm, WeightDecayArm, apply_arm, weight_decay_of
 from gdrop_viz.finetuning.classifier import build_classifier
 from gdrop_viz.finetuning.encoding import PaddedBatches, encode, length_limit
@@ -206,12 +207,16 @@ def fine_tune(
 
 
 def check_inputs(lm: object, task: object) -> None:
-    """Raise TypeError unless the two are a pretrained model with its tokenizer and a labelled task."""
+    """Raise TypeError unless the two are a pretrained model with its tokenizer and a labelled task.
+
+    ValueError, with the name of the parameter, if the model has weights that are not finite.
+    """
     from gdrop_viz.pretrained import Pretrained
     from gdrop_viz.tasks import Task
 
     expect(lm, Pretrained, "lm", "load_pretrained")
     expect(task, Task, "task", "load_task")
+    check_finite_weights(lm.model.named_parameters())
 
 
 def training_subset(task: Task, fraction: float, seed: int) -> Dataset:
@@ -260,7 +265,12 @@ def run_rows(
         for name, data in {"validation": task.validation, **task.more_validation}.items()
     }
     fixed = min(hyperparameters.max_length, length_limit(lm)) if hyperparameters.padding == "max_length" else None
-    with _my_turn(stop) as mine, tempfile.TemporaryDirectory() as scratch, preserved_rng(seed):
+    with (
+        _my_turn(stop) as mine,
+        tempfile.TemporaryDirectory() as scratch,
+        preserved_rng(seed),
+        preserved_switches() as set_up,
+    ):
         if not mine:
             return []
         classifier = build_classifier(lm, task, seed=seed)
@@ -269,17 +279,20 @@ def run_rows(
             from gdrop_viz.finetuning._trainer import Stopped, make_trainer
 
             apply_arm(arm, classifier)
-            trainer, recorder = make_trainer(
-                classifier,
-                task,
-                train,
-                validation,
-                PaddedBatches(lm, fixed_length=fixed, regression=task.kind == "regression"),
-                arguments=_training_arguments(hyperparameters, arm, seed, scratch),
-                group_by_length=hyperparameters.group_by_length,
-                on_event=on_event,
-                stop=stop,
-            )
+            try:
+                trainer, recorder = make_trainer(
+                    classifier,
+                    task,
+                    train,
+                    validation,
+                    PaddedBatches(lm, fixed_length=fixed, regression=task.kind == "regression"),
+                    arguments=_training_arguments(hyperparameters, arm, seed, scratch),
+                    group_by_length=hyperparameters.group_by_length,
+                    on_event=on_event,
+                    stop=stop,
+                )
+            finally:
+                set_up()
         # all before drew numbers, each arm its own; the dropout masks must depend on the seed alone
         torch.manual_seed(seed + 1_000_003 * rank())  # each process masks its own rows
         try:

@@ -6,12 +6,13 @@ the price of one backward pass for the whole batch; what they do not cover goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from gdrop_viz._finite import check_finite_losses
 from gdrop_viz._state import preserved_requires_grad
 from gdrop_viz.fisher.estimators import surrogate_losses
 from gdrop_viz.fisher.sums import Sums
@@ -48,16 +49,20 @@ def by_hooks(
     *,
     objective: Objective,
     first: int = 0,
-    locate: Callable[[], str] = lambda: "the batch",
+    row: int = 0,
+    where: str = "the batch",
 ) -> dict[str, str]:
-    """Add the batch's squared per-sequence gradients of `parameters`; returns {name: reason} of those left out."""
+    """Add the batch's squared per-sequence gradients of `parameters`; returns {name: reason} of those left out.
+
+    `row` is the place of the batch's first sequence in `where`, for the words of an error.
+    """
     tracer = Tracer(parameters, batch_size(batch), sums.add_uses)
     with preserved_requires_grad(model):
         with torch.enable_grad(), tracer:
             losses = objective.losses(model, tracer.mark(batch), first)
             current = next(losses)
         while current is not None:
-            _check_finite(current, locate)
+            check_finite_losses(current, where, first=row)
             with torch.enable_grad():
                 # the next surrogate needs the same graph: look ahead before letting this one go
                 following = next(losses, None)
@@ -75,7 +80,7 @@ def by_loop(
     objective: Objective,
     first: int = 0,
     row: int = 0,
-    locate: Callable[[], str] = lambda: "the batch",
+    where: str = "the batch",
 ) -> None:
     """The same by brute force: each sequence alone through the model, its gradient squared and added.
 
@@ -92,7 +97,7 @@ def by_loop(
                 losses = objective.losses(model, part_of(batch, slice(n, n + 1)), first + n)
                 current = next(losses)
                 while current is not None:
-                    _check_finite(current, locate)
+                    check_finite_losses(current, where, first=row + n)
                     following = next(losses, None)
                     keep = following is not None
                     gradients = torch.autograd.grad(current.sum(), tensors, allow_unused=True, retain_graph=keep)
@@ -114,13 +119,3 @@ def part_of(batch: Batch, rows: slice) -> dict[str, Tensor]:
         name: value[rows] if isinstance(value, Tensor) and value.dim() and len(value) == n else value
         for name, value in batch.items()
     }
-
-
-def _check_finite(losses: Tensor, locate: Callable[[], str]) -> None:
-    losses = losses.detach()
-    if not torch.isfinite(losses).all():
-        bad = int((~torch.isfinite(losses)).nonzero()[0])
-        raise ValueError(
-            f"Expected finite losses, got {float(losses[bad])} for sequence {bad} of {locate()}; "
-            "look for NaN or infinite weights, or for half precision overflowing."
-        )

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from gdrop_viz._devices import check_weights_present, on_device_of
+from gdrop_viz._finite import check_finite_weights
 from gdrop_viz._interrupts import interruptible
 from gdrop_viz._processes import distributed
 from gdrop_viz._progress import progress_bar
@@ -201,9 +202,7 @@ class _Run:
             raise ValueError("stop_when_stable= needs one process: several would not stop at the same batch.")
         # random labels belong to a sequence's number in the whole text, whichever process takes it
         self.starts = [0, *accumulate(batch_size(batch) for batch in batches)]
-        bad = next((n for n, p in self.parameters.items() if not bool(torch.isfinite(p).all())), None)
-        if bad is not None:
-            raise ValueError(f"The parameter {bad!r} has NaN or infinite values; load sound weights first.")
+        check_finite_weights(self.model.named_parameters())
         self.sums = Sums.of(self.parameters, elements=self.resolution == "element")
         return batches
 
@@ -246,7 +245,8 @@ class _Run:
                     self.sums,
                     objective=self.objective,
                     first=first + rows.start,
-                    locate=lambda: where,
+                    row=rows.start,
+                    where=where,
                 )
         except RuntimeError as error:
             if not _is_out_of_memory(error) or rows.stop - rows.start < 2 or self.sums.changing is not None:
@@ -267,7 +267,7 @@ class _Run:
                 objective=self.objective,
                 first=first + rows.start,
                 row=rows.start,
-                locate=lambda: where,
+                where=where,
             )
             return
         for half in (slice(rows.start, middle), slice(middle, rows.stop)):

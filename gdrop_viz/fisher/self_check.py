@@ -28,8 +28,8 @@ def untrusted(
     by = {method: Sums.of(parameters, elements=elements) for method in ("hooks", "loop")}
     for sums in by.values():
         sums.begin(batch_size(batch))
-    reasons = by_hooks(model, parameters, batch, by["hooks"], objective=objective)
-    by_loop(model, parameters, batch, by["loop"], objective=objective)
+    reasons = by_hooks(model, parameters, batch, by["hooks"], objective=objective, where="batch 0")
+    by_loop(model, parameters, batch, by["loop"], objective=objective, where="batch 0")
     norms = {method: sums.batch_norms for method, sums in by.items()}
     # a gradient that is zero in exact arithmetic (key biases) is rounding noise of the others' size
     noise = 1e-10 * norms["loop"].sum() / by["loop"].numel.sum()

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gdrop_viz._finite import check_finite_losses, check_finite_weights
 from gdrop_viz._state import preserved_modes, preserved_requires_grad
 from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
+from gdrop_viz.landscape.checkpoints import weights_of
 from gdrop_viz.landscape.filters import normalized
 from gdrop_viz.landscape.masks import named_generator
 from gdrop_viz.landscape.selection import Selection
@@ -54,6 +56,9 @@ class Direction:
     def __post_init__(self) -> None:
         if not self.vectors:
             raise ValueError("expected at least one parameter that moves, got none; see Direction.vectors")
+        bad = next((name for name, vector in self.vectors.items() if not bool(torch.isfinite(vector).all())), None)
+        if bad is not None:
+            raise ValueError(f"expected finite steps, got NaN or infinity in {bad!r}; look at the weights behind it")
 
     @cached_property
     def norm(self) -> float:
@@ -176,7 +181,7 @@ def gradient_direction(
     """Return the direction of steepest ascent: the gradient of the mean loss over sequences, 1/N Σ_n ∇L_n.
 
     The arguments are `random_direction`'s; `loss` is `sequence_losses`'s. The model is in eval mode during the
-    call and is left as it was.
+    call and is left as it was. Raises ValueError where weights, losses or the gradient are not finite.
 
     >>> model = nn.Linear(2, 1)
     >>> square = lambda outputs, batch: outputs[:, 0] ** 2
@@ -184,12 +189,14 @@ def gradient_direction(
     'gradient'
     """
     moving = list(_moving(model, selection, move_vectors))
+    check_finite_weights(model.named_parameters())
     parameters = [parameter for _, parameter, _ in moving]
     sums = [torch.zeros_like(parameter, dtype=working_dtype(parameter)) for parameter in parameters]
     n_sequences = 0
     with preserved_modes(model), preserved_requires_grad(model, requires_grad=True), torch.enable_grad():
-        for batch in batches:
+        for number, batch in enumerate(batches):
             losses = sequence_losses(model, batch, loss=loss)
+            check_finite_losses(losses, f"batch {number}")
             n_sequences += len(losses)
             for total, part in zip(sums, torch.autograd.grad(losses.sum(), parameters, allow_unused=True), strict=True):
                 if part is not None:
@@ -273,23 +280,6 @@ def orthogonalized(*directions: Direction) -> list[Direction]:
             )
         done.append(rest.scaled(direction.norm) if done else direction)
     return done
-
-
-def weights_of(checkpoint: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]) -> Mapping[str, Tensor]:
-    """Return parameter name -> Tensor of a model, a state dict, or a safetensors file (or a folder with one)."""
-    if isinstance(checkpoint, nn.Module):
-        return dict(checkpoint.named_parameters())
-    if isinstance(checkpoint, Mapping):
-        return checkpoint
-    if isinstance(checkpoint, (str, os.PathLike)):
-        from safetensors.torch import load_file
-
-        path = os.fspath(checkpoint)
-        path = os.path.join(path, "model.safetensors") if os.path.isdir(path) else path
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"expected a safetensors file or a folder with model.safetensors, got {path!r}")
-        return load_file(path)
-    raise TypeError(f"expected a model, a state dict or a safetensors path, got {type(checkpoint).__name__}")
 
 
 def working_dtype(parameter: Tensor) -> torch.dtype:

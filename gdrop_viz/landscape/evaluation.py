@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gdrop_viz._devices import check_weights_present, on_device_of
+from gdrop_viz._finite import check_finite_losses, check_finite_weights
 from gdrop_viz._state import preserved_modes, preserved_rng
 from gdrop_viz.landscape.directions import Direction, working_dtype
 from gdrop_viz.objectives import Loss, sequence_losses
@@ -96,14 +97,20 @@ class PointEvaluator:
     def __call__(
         self, plane: str, coefficients: Sequence[float], stopping: Callable[[], bool] = lambda: False
     ) -> PointValue:
-        """Return losses and metrics at a point; `stopping` is asked before each batch, and ends it with `Stopped`."""
+        """Return losses and metrics at a point; `stopping` is asked before each batch, and ends it with `Stopped`.
+
+        Raises ValueError if a loss at the model's own weights is not finite: nothing can be held against it.
+        """
         self.weights.move(plane, coefficients)
         losses = []
         with torch.no_grad():
-            for batch in self.batches:
+            for number, batch in enumerate(self.batches):
                 if stopping():
                     raise Stopped
-                losses.append(sequence_losses(self.model, batch, loss=self.loss).double())
+                found = sequence_losses(self.model, batch, loss=self.loss).double()
+                if not any(coefficients):
+                    check_finite_losses(found, f"batch {number}")
+                losses.append(found)
         metrics = {name: float(metric(self.model, self.batches)) for name, metric in self.metrics.items()}
         return PointValue(torch.cat(losses).cpu().numpy(), metrics)
 
@@ -185,6 +192,7 @@ def checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics:
     if not planes:
         raise ValueError("expected at least one surface to compute, got none")
     check_weights_present(model)
+    check_finite_weights(model.named_parameters())
     parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
     for directions in planes.values():
         wrong = next((d for d in directions if not isinstance(d, Direction)), None)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gdrop_viz._finite import check_finite_losses, check_finite_weights
 from gdrop_viz._state import preserved_modes, preserved_requires_grad, preserved_rng
 from gdrop_viz.landscape.directions import Direction
 from gdrop_viz.landscape.selection import Selection
@@ -57,9 +58,7 @@ class Hessian:
             for name, parameter in model.named_parameters()
             if parameter.is_floating_point() and (selection is None or name in selection.masks)
         }
-        bad = next((name for name, p in self._parameters.items() if not bool(torch.isfinite(p).all())), None)
-        if bad is not None:
-            raise ValueError(f"expected finite weights, got NaN or infinity in {bad!r}; load sound weights first")
+        check_finite_weights(model.named_parameters())
         self._chosen = {
             name: None if selection is None or selection.is_whole(name) else selection.mask(name).to(parameter.device)
             for name, parameter in self._parameters.items()
@@ -107,17 +106,22 @@ class Hessian:
         parameters = list(self._parameters.values())
         sums = [torch.zeros_like(parameter) for parameter in parameters]
         n_sequences = 0
-        for batch in self._batches:
-            losses, gradients = self._gradients(batch)
+        for number, batch in enumerate(self._batches):
+            losses, gradients = self._gradients(batch, f"batch {number}")
             n_sequences += len(losses)
             for total, second in zip(sums, self._seconds(gradients, part), strict=True):
                 if second is not None:
                     total += second
         return self._flattened([total / n_sequences for total in sums])
 
-    def of(self, batch: Mapping[str, Tensor]) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-        """Return gradient and Hessian (v -> H_b·v) of the SUM of one batch's losses; a forward pass serves them all."""
-        _, gradients = self._gradients(batch)
+    def of(
+        self, batch: Mapping[str, Tensor], where: str = "the batch", first: int = 0
+    ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+        """Return gradient and Hessian (v -> H_b·v) of the SUM of one batch's losses; a forward pass serves them all.
+
+        `where` and `first`, the number of its first sequence there, are for the words of an error.
+        """
+        _, gradients = self._gradients(batch, where, first)
         zeros = [torch.zeros_like(parameter) for parameter in self._parameters.values()]
 
         def flat(tensors: Sequence[Tensor | None]) -> np.ndarray:
@@ -152,12 +156,15 @@ class Hessian:
             inside.append(mask.reshape(-1) if chosen is None else mask[chosen.cpu()])
         return torch.cat(inside).nonzero().squeeze(1).numpy()
 
-    def _gradients(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    def _gradients(
+        self, batch: Mapping[str, Tensor], where: str, first: int = 0
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """The losses of a batch, and the gradients of their sum as functions of the weights."""
         parameters = list(self._parameters.values())
         with torch.enable_grad():
             batch = {name: value.to(parameters[0].device) for name, value in batch.items()}
             losses = sequence_losses(self._model, batch, loss=self._loss)
+            check_finite_losses(losses, where, first=first)
             return losses, torch.autograd.grad(losses.sum(), parameters, create_graph=True, allow_unused=True)
 
     def _seconds(
@@ -194,6 +201,11 @@ class Hessian:
         for block, tensor, name in zip(self.blocks(out), tensors, self.names, strict=True):
             chosen = self._chosen[name]
             values = tensor.reshape(-1) if chosen is None else tensor[chosen]
+            if not bool(torch.isfinite(values).all()):
+                raise ValueError(
+                    f"the derivative of the loss (first or second) by {name!r} is not finite although the losses are; "
+                    "look for a square root or a division at 0, or for padding that attends to nothing"
+                )
             block[:] = values.detach().to("cpu", torch.float64 if self.dtype == np.float64 else torch.float32).numpy()
         return out
 

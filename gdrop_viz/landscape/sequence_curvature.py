@@ -187,10 +187,10 @@ def sequence_curvature(
         hessian,
         progress_bar(total=total, description="curvature", unit="sequence", show=progress) as bar,
     ):
-        for number, one in enumerate(_sequences(batches)):
+        for number, (one, where, first) in enumerate(_sequences(batches)):
             if stopping():
                 break
-            gradient, times = hessian.of(one)
+            gradient, times = hessian.of(one, where, first)
             scores.append(hessian.sums(gradient**2, places))
             probes = range(number * n_probes, (number + 1) * n_probes)
             signs = (random_signs(hessian.shape[0], hessian.dtype, seed=seed, probe=probe) for probe in probes)
@@ -207,10 +207,11 @@ def sequence_curvature(
     return SequenceCurvature(every[:, :, :n], squares[:, :n], names, sizes, hessian.label, of_parts)
 
 
-def _sequences(batches: Sequence[Mapping[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    for batch in batches:
+def _sequences(batches: Sequence[Mapping[str, Tensor]]) -> Iterator[tuple[dict[str, Tensor], str, int]]:
+    """Each sequence alone, the batch that it is in, and its number there."""
+    for number, batch in enumerate(batches):
         for n in range(batch_size(batch)):
-            yield part_of(batch, slice(n, n + 1))
+            yield part_of(batch, slice(n, n + 1)), f"batch {number}", n
 
 
 def _group_of(by: str) -> Callable[[str], str]:

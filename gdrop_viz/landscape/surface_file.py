@@ -142,7 +142,10 @@ def read_fingerprint(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return what the computation of the file at `path` depended on; None for a file from elsewhere."""
     with _opened(path, "r") as file:
         try:
+            _refuse_pointers(file, path)
             return json.loads(file["fingerprint"][()]) if "fingerprint" in file else None
+        except DamagedFile:
+            raise
         except Exception as error:  # as in `read`
             raise DamagedFile(f"{os.fspath(path)!r} is damaged ({error}); {_REMEDY}") from None
 

@@ -113,10 +113,11 @@ def loss_surface(
         When this event is set the call returns early with what is known so far. So it does on Ctrl-C, with a warning.
 
     The points come from coarse to fine. The weights are moved in place and are the same bits afterwards, also after
-    an exception or an interrupt. A point with a loss that is not finite is recorded as it is.
+    an exception or an interrupt. A point with a loss that is not finite is recorded as it is, except at θ.
 
-    Raises ValueError or TypeError before any work for bad arguments or a file that belongs to another computation,
-    RuntimeError if another run is writing the file.
+    Raises ValueError or TypeError before any work for bad arguments, weights that are not finite, or a file that
+    belongs to another computation; ValueError if a loss at θ is not finite; RuntimeError if another run is writing
+    the file.
 
     >>> from gdrop_viz.landscape import random_direction
     >>> model = nn.Linear(2, 1)

@@ -21,7 +21,10 @@ from gdrop_viz.landscape import (
     select,
     trajectory_directions,
 )
+from gdrop_viz.landscape.checkpoints import weights_of
 from gdrop_viz.objectives import sequence_losses
+from gdrop_viz.pretrained import Pretrained
+from tests.conftest import random_bert, word_tokenizer
 
 
 class Valley(nn.Module):
@@ -170,3 +173,19 @@ def test_bad_arguments_are_named(walk):
         loss_line(model, {"other": torch.zeros(1)}, BATCH)
     with pytest.raises(ValueError, match="norm above 0"):
         random_direction(model, norm=0.0)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    lm = Pretrained(random_bert(1), word_tokenizer(), objective="mlm")
+    model, plane = random_bert(), [random_direction(random_bert(), seed=seed) for seed in (0, 1)]
+    file = lm.save(tmp_path / "step 9") / "model.safetensors"
+    expected = project_trajectory(model, [tmp_path / "step 9"], plane).coordinates
+    assert (project_trajectory(model, [file], plane).coordinates == expected).all()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # a valid file of other weights
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its checksum does not fit"):
+        project_trajectory(model, [tmp_path / "step 9"], plane)
+    for content in (b"", whole[:100], whole[:-1]):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged or not a safetensors file"):
+            weights_of(file)

@@ -27,9 +27,13 @@ def snapshot(*models: nn.Module) -> dict[str, Any]:
         "torch's threads": torch.get_num_threads(),
         "gradients on": torch.is_grad_enabled(),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cuDNN": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
+        "products of matrices": _precision(),
+        "fused encoder layers": torch.backends.mha.get_fastpath_enabled(),
         "environment": dict(os.environ),
         "working directory": os.getcwd(),
         "Ctrl-C": signal.getsignal(signal.SIGINT),
+        "SIGTERM": signal.getsignal(signal.SIGTERM),
         "warning filters": list(warnings.filters),
         "log levels": {name: logging.getLogger(name).level for name in ("transformers", "datasets", "gdrop_viz")},
         "threads of ours": sorted(t.name for t in threading.enumerate() if t.name.startswith("gdrop_viz")),
@@ -37,6 +41,12 @@ def snapshot(*models: nn.Module) -> dict[str, Any]:
     for number, model in enumerate(models):
         state |= {f"model {number}: {what}": value for what, value in _of(model).items()}
     return state
+
+
+def _precision() -> Any:
+    if hasattr(torch.backends, "fp32_precision"):  # torch 2.9 refuses to tell by its old names
+        return torch.backends.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+    return torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32
 
 
 def _of(model: nn.Module) -> dict[str, Any]:

@@ -1,13 +1,9 @@
-"""Is a damaged file refused by every reader, and does a full or read-only disk lose nothing?"""
+"""Is a damaged file refused by every reader, and do two runs keep away from each other's files?"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-import resource
-import shutil
-import subprocess
 
 import pytest
 
@@ -41,81 +37,6 @@ def test_it_fails_without_the_guard(guard, kind):
     with guards.removed(guard):
         outcome = damage.trial(kind, 1, flips=80)
     assert "wrong result" in (outcome["failed"] or "") or "does not name" in (outcome["failed"] or "")
-
-
-# --- disks ------------------------------------------------------------------------------------------------------------
-
-
-def writers():
-    parts = damage._parts()
-    return {
-        "fisher.safetensors": parts["fisher"].save,
-        "schedule.json": parts["schedule"].save,
-        "surface.h5": parts["surface"].save,
-        "surface.csv": parts["surface"].save,
-        "direction.safetensors": gv.random_direction(parts["lm"].model).save,
-        "comparison.json": gv.Comparison(damage._comparison_table(), "accuracy").save,
-    }
-
-
-def refused(write, path, why):
-    """The error of a write that cannot succeed: one line with file and remedy; the old file and nothing else stays."""
-    before = path.read_bytes() if path.exists() else None
-    beside = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
-    with pytest.raises(OSError, match=f"{re.escape(path.name)}.*{why}"):
-        write(path)
-    assert (path.read_bytes() if path.exists() else None) == before
-    assert set(os.listdir(path.parent)) == beside, "something is left behind"
-
-
-@pytest.mark.parametrize(
-    "name", ["fisher.safetensors", "schedule.json", "surface.h5", "surface.csv", "comparison.json"]
-)
-def test_a_file_that_may_not_grow(tmp_path, name):
-    path, write = tmp_path / name, writers()[name]
-    write(path)
-
-    def work(report):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
-        refused(write, path, "free some space")
-
-    ended = run_child(work)
-    assert ended.status == 0, ended.error
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 16 kB; needs the right to mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    done = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], capture_output=True)
-    if not done or done.returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
-
-
-@pytest.mark.parametrize("name", ["fisher.safetensors", "direction.safetensors"])
-def test_a_full_disk(small_disk, name):
-    refused(writers()[name], small_disk / name, "the disk is full")
-
-
-def test_a_read_only_disk(small_disk):
-    writers()["schedule.json"](small_disk / "schedule.json")
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    for name, write in writers().items():
-        refused(write, small_disk / name, "read-only")
-    parts = damage._parts()
-    # before the work, not after it
-    with pytest.raises(OSError, match=r"s\.h5.*read-only"):
-        gv.loss_surface(
-            parts["lm"].model, parts["batches"], gv.random_direction(parts["lm"].model), points=3, progress=False,
-            path=small_disk / "s.h5", on_point=lambda point: pytest.fail("work was done that cannot be kept"),
-        )  # fmt: skip
-    with pytest.raises(OSError, match=r"c\.st.*read-only"):
-        gv.fisher_information(parts["lm"].model, parts["batches"], checkpoint=small_disk / "c.st", progress=False)
-    assert gv.DropoutSchedule.load(small_disk / "schedule.json").rates  # reading needs no lock
 
 
 # --- two at once ------------------------------------------------------------------------------------------------------
