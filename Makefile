@@ -32,10 +32,10 @@ test: $(STAMP) lint
 
 # every lesson in a real JupyterLab and the data-paucity lesson as a Voila app: what nbval cannot see
 test-lessons: $(STAMP)
-	$(BIN)/python -m pytest -m lesson tests/browser
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m lesson --durations=0 tests/browser
 
-# kills, damaged files, bad arguments, interrupts and endurance at full counts, for hours; goes on where it was stopped.
-# The table of what came of them is docs/reliability.md.
+# kills, damaged files, bad arguments, interrupts and endurance at full counts: half an hour on two cores; goes on
+# where it was stopped. The table of what came of them is docs/reliability.md.
 torture: $(STAMP)
 	$(ONE_THREAD) $(BIN)/python -m tests.torture $(ONLY)
 

@@ -1,6 +1,7 @@
 """How does cost grow with text, length, width, depth, vocabulary, points and workers, and what would a 7B model take?
 
     python benchmarks/scaling.py                 # measures, fits, writes results/scaling.csv, .json, .png
+    python benchmarks/scaling.py --only workers  # measures comparisons anew, keeps the rest
     python benchmarks/scaling.py --fit-only      # fits and draws what results/scaling.csv holds
 
 Each measurement is a process of its own (forked after the imports): CPU seconds of one thread, user + system, and how
@@ -41,6 +42,7 @@ import gdrop_viz as gv
 
 RESULTS = Path(__file__).parent / "results"
 BASE = {"sequences": 16, "length": 64, "width": 128, "depth": 4, "vocabulary": 4096}
+FILE = RESULTS / "scaling.csv"
 SWEEPS = {
     "sequences": [8, 16, 32, 64],
     "length": [32, 64, 128, 256],
@@ -50,6 +52,7 @@ SWEEPS = {
 }
 POINTS = [3, 5, 7]  # per axis
 WORKERS = [1, 2]
+COLUMNS = ["what", "varied", "value", "round", "cpu seconds", "MiB", "wall seconds"]
 BATCH = 8
 PREDICTED = 0.15
 
@@ -132,25 +135,42 @@ def measure(work: str, settings: dict[str, Any]) -> tuple[float, float]:
     return result
 
 
-def comparison(workers: int) -> tuple[float, float]:
-    """CPU seconds of all processes and wall seconds of eight small fine-tuning runs."""
-    from tests.conftest import random_bert, word_tokenizer
-    from tests.finetuning.conftest import animal_rows
+def comparison(workers: int) -> tuple[float, float, float]:
+    """Eight fine-tuning runs of bert-mini over `workers` processes.
 
-    lm = gv.Pretrained(random_bert(hidden_size=64, intermediate_size=256), word_tokenizer(), objective="mlm")
-    task = gv.Task("animals", train=animal_rows(128, seed=0), validation=animal_rows(32, seed=1))
-    settings = {"seeds": range(8), "epochs": 2, "threads": 1, "progress": False}
-    before = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    CPU seconds of all processes, wall seconds until the workers have imported what they need, and wall seconds of
+    the comparison itself.
+    """
+    lm, task = gv.load_pretrained("bert-mini"), gv.load_task("sentiment").subset(n_train=160, n_validation=160)
+    settings = {"seeds": range(8), "epochs": 1, "threads": 1, "progress": False}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
-    if workers == 1:
-        gv.compare(lm, task, {"standard": 0.1}, **settings)
-    else:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            gv.compare(lm, task, {"standard": 0.1}, executor=pool, **settings)
-    wall = time.monotonic() - began
-    after = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    cpu = sum(b.ru_utime + b.ru_stime - a.ru_utime - a.ru_stime for a, b in zip(before, after, strict=True))
-    return cpu, wall
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_ready, range(workers)))
+        started = time.monotonic()
+        gv.compare(lm, task, {"standard": 0.1}, executor=pool, **settings)
+        ended = time.monotonic()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu, started - began, ended - started
+
+
+def _ready(_: int) -> None:
+    import gdrop_viz.finetuning._trainer  # noqa: F401
+
+    time.sleep(1)  # so that each worker gets one of these calls
+
+
+def comparisons(rounds: int) -> pd.DataFrame:
+    """One row per number of workers and round; see `comparison`."""
+    rows = []
+    for number in range(rounds):
+        for workers in WORKERS:
+            cpu, start, wall = comparison(workers)
+            rows.append(("comparison", "workers", workers, number, cpu, math.nan, wall))
+            rows.append(("start of workers", "workers", workers, number, math.nan, math.nan, start))
+            print(f"round {number}: comparison, {workers} workers: {cpu:.1f} s CPU, {start:.1f} + {wall:.1f} s wall")
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def measurements(rounds: int) -> Iterator[pd.DataFrame]:
@@ -164,18 +184,22 @@ def measurements(rounds: int) -> Iterator[pd.DataFrame]:
             ]
     jobs += [("surface", "points", points**2, {"points": points}) for points in POINTS]
     rows = []
-    columns = ["what", "varied", "value", "round", "cpu seconds", "MiB", "wall seconds"]
     for number in range(rounds):
         for what, varied, value, settings in jobs:
             seconds, mebibytes = measure(what.split()[0], settings)
             rows.append((what, varied, value, number, seconds, mebibytes, math.nan))
             print(f"round {number}: {what} {varied} {value}: {seconds:.3f} s CPU, {mebibytes:.0f} MiB", flush=True)
-        if number == 0:
-            for workers in WORKERS:
-                cpu, wall = comparison(workers)
-                rows.append(("comparison", "workers", workers, 0, cpu, math.nan, wall))
-                print(f"comparison, {workers} workers: {cpu:.1f} s CPU, {wall:.1f} s wall", flush=True)
-        yield pd.DataFrame(rows, columns=columns)
+        yield pd.DataFrame(rows, columns=COLUMNS)
+
+
+def read_table() -> pd.DataFrame:
+    """What was measured: the columns COLUMNS."""
+    return pd.read_csv(FILE, keep_default_na=False, na_values=["", "nan"]).fillna({"varied": ""})
+
+
+def write_table(parts: list[pd.DataFrame]) -> None:
+    """Write the parts that are not empty."""
+    pd.concat([part for part in parts if len(part)]).round(4).to_csv(FILE, index=False)
 
 
 # -- fitting -----------------------------------------------------------------------------------------------------------
@@ -187,7 +211,7 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
     for (what, varied), part in table[table["varied"] != ""].groupby(["what", "varied"], sort=False):
         for measure_of in ("cpu seconds", "MiB"):
             cost = part[measure_of]
-            if what == "comparison" or not (cost > 0).all() or (measure_of == "MiB" and what == "surface"):
+            if varied == "workers" or not (cost > 0).all() or (measure_of == "MiB" and what == "surface"):
                 continue
             fit = stats.linregress(np.log(part["value"]), np.log(cost))
             half = fit.stderr * stats.t.ppf(0.975, len(part) - 2) if len(part) > 2 else math.nan
@@ -274,7 +298,7 @@ def draw(table: pd.DataFrame, fits: pd.DataFrame, path: Path) -> None:
 
     figure, axes = plt.subplots(2, 4, figsize=(15, 7), layout="constrained")
     panels = [(varied, "cpu seconds") for varied in SWEEPS] + [("vocabulary", "MiB"), ("points", "cpu seconds")]
-    for ax, (varied, measure_of) in zip(axes.flat, [*panels, ("workers", "cpu seconds")], strict=True):
+    for ax, (varied, measure_of) in zip(axes.flat, [*panels, ("workers", "wall seconds")], strict=True):
         for (what, marker), line in zip((("fisher element", "o"), ("fisher tensor", "s")), ("-", "--"), strict=True):
             if varied not in SWEEPS:
                 break
@@ -282,10 +306,9 @@ def draw(table: pd.DataFrame, fits: pd.DataFrame, path: Path) -> None:
         if varied == "points":
             _curve(ax, table, fits, "surface", varied, measure_of, "o", "-")
         if varied == "workers":
-            part = table[table["what"] == "comparison"]
-            ax.plot(part["value"], part["cpu seconds"], "o-", label="CPU of all processes")
-            ax.plot(part["value"], part["wall seconds"], "s--", label="wall (busy machine)")
-            ax.set(xticks=part["value"], ylim=(0, None))
+            for what, marker, line in (("comparison", "o", "-"), ("start of workers", "s", "--")):
+                _curve(ax, table, fits, what, varied, "wall seconds", marker, line)
+            ax.set(xticks=WORKERS, ylim=(0, None))
         else:
             ax.set(xscale="log", yscale="log")
             ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -295,7 +318,7 @@ def draw(table: pd.DataFrame, fits: pd.DataFrame, path: Path) -> None:
             ax.set_xticks(values, [f"{value:g}" for value in values])
         ax.set(xlabel=f"{varied} of a surface" if varied == "points" else varied)
         ax.set(
-            ylabel="MiB above the start" if measure_of == "MiB" else "seconds" if varied == "workers" else "CPU seconds"
+            ylabel={"MiB": "MiB above the start", "cpu seconds": "CPU seconds", "wall seconds": "seconds"}[measure_of]
         )
         ax.legend(frameon=False, fontsize=8)
     figure.suptitle("Cost of Fisher information, surfaces and comparisons, with fitted exponents (95 %)")
@@ -315,16 +338,21 @@ def _curve(ax: Any, table: Any, fits: Any, what: str, varied: str, measure_of: s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="the table is written after each")
+    parser.add_argument("--only", choices=["growth", "workers"], help="keep the table's other rows as they are")
     parser.add_argument("--fit-only", action="store_true", help="no new measurements")
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / "scaling.csv"
-    if not options.fit_only:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
+    old = read_table() if options.only else pd.DataFrame(columns=COLUMNS)
+    if not options.fit_only and options.only != "workers":
         fisher("tensor", **{**BASE, "sequences": 2})()  # imports, before the forks
+        kept = old[old["varied"] == "workers"]
         for table in measurements(options.rounds):
-            table.round(4).to_csv(file, index=False)
-    table = pd.read_csv(file, keep_default_na=False, na_values=["", "nan"]).fillna({"varied": ""})
+            write_table([table, kept])
+    if not options.fit_only and options.only != "growth":
+        kept = read_table() if FILE.is_file() else old
+        write_table([kept[kept["varied"] != "workers"], comparisons(options.rounds)])
+    table = read_table()
     fits = exponents(table)
     print(fits.to_string(index=False, float_format="{:.2f}".format))
     found = extrapolation(table)

@@ -1,6 +1,6 @@
 """What do the three panels look like in JupyterLab? The pictures of the README, and more for one's own eyes.
 
-    python docs/screenshots.py                     docs/pictures/*.png: the README's (1280 pixels wide, light)
+    python docs/screenshots.py                     docs/pictures/*.webp: the README's (1280 pixels wide, light)
     python docs/screenshots.py --all build/looks   each panel at 1280 and 800 pixels, light and dark, also in 3-D
 
 The panels are real ones on the bundled models, computed here (some minutes on two cores); scores and surfaces are kept
@@ -79,16 +79,19 @@ def main() -> None:
 
 
 def take_for_readme(page: NotebookPage) -> None:
-    """The three panels, crisp and small enough for a repository."""
+    """The three panels, crisp and small enough for a repository: WebP without loss."""
+    from PIL import Image
+
     show_models_and_reliefs(page)
     PICTURES.mkdir(exist_ok=True)
     for name in NAMES:
-        path = PICTURES / f"{name}.png"
-        shoot(page, name, path)
-        _shrink(path)
-        print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
-        if path.stat().st_size > MAX_BYTES:
-            raise SystemExit(f"{path.name} is larger than {MAX_BYTES / 1000:.0f} kB")
+        shot, picture = WORK / f"{name}.png", PICTURES / f"{name}.webp"
+        shoot(page, name, shot)
+        with Image.open(shot) as image:
+            image.convert("RGB").save(picture, lossless=True, quality=100, method=6)
+        print(f"{picture.name}: {picture.stat().st_size / 1000:.0f} kB")
+        if picture.stat().st_size > MAX_BYTES:
+            raise SystemExit(f"{picture.name} is larger than {MAX_BYTES / 1000:.0f} kB")
 
 
 def take_all(page: NotebookPage, folder: Path) -> None:
@@ -119,18 +122,6 @@ def shoot(page: NotebookPage, name: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     page.page.wait_for_timeout(500)  # the charts follow the new size
     page.page.locator(".gdv-panel").nth(NAMES.index(name)).screenshot(path=path)
-
-
-def _shrink(path: Path) -> None:
-    """Store `path` as small as it gets; with a palette only if need be, one that keeps rare hues."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        whole = picture.convert("RGB")
-    whole.save(path, optimize=True)
-    if path.stat().st_size > MAX_BYTES:
-        few = whole.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        few.save(path, optimize=True)
 
 
 if __name__ == "__main__":

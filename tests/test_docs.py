@@ -18,6 +18,6 @@ def test_links_within_the_repository_lead_somewhere(page):
 
 
 def test_the_pictures_of_the_panels_are_small():
-    pictures = sorted((ROOT / "docs" / "pictures").glob("*.png"))
+    pictures = sorted((ROOT / "docs" / "pictures").glob("*.webp"))
     assert [picture.stem for picture in pictures] == ["dropout_lab", "fisher_explorer", "landscape_explorer"]
     assert [picture.name for picture in pictures if picture.stat().st_size > 250_000] == []

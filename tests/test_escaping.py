@@ -22,7 +22,7 @@ from torch import nn
 
 import gdrop_viz as gv
 from gdrop_viz import landscape
-from gdrop_viz.finetuning.result import COLUMNS
+from gdrop_viz.finetuning.train import COLUMNS
 from gdrop_viz.report import Page
 
 EVIL = "<script>window.hacked=1</script>"

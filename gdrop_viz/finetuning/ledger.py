@@ -10,7 +10,8 @@ from typing import Any
 from gdrop_viz._processes import is_first
 from gdrop_viz._progress import progress_bar
 from gdrop_viz.finetuning.events import Event, EventKind, Listener
-from gdrop_viz.finetuning.result import Comparison, run_table
+from gdrop_viz.finetuning.result import Comparison
+from gdrop_viz.finetuning.result_files import run_table
 from gdrop_viz.finetuning.store import RunStore, fingerprint
 from gdrop_viz.finetuning.units import percent
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,16 +10,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdrop_viz._sealed import load_json, save_json
 from gdrop_viz.finetuning import statistics
-from gdrop_viz.finetuning.store import RunStore
-from gdrop_viz.finetuning.train import COLUMNS
 from gdrop_viz.finetuning.units import in_points, larger_is_better, percent
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FORMAT = "gdrop_viz comparison 1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +32,7 @@ class Comparison:
         Task, model, hyperparameters, mean dropout rate of each arm, and whether all runs were done.
 
     >>> import pandas as pd
+    >>> from gdrop_viz.finetuning.train import COLUMNS
     >>> scores = {"standard": [0.70, 0.72, 0.71], "guided": [0.71, 0.74, 0.72]}
     >>> rows = [
     ...     (arm, 1.0, seed, 1, "validation", "accuracy", value, 0.0)
@@ -245,13 +239,9 @@ class Comparison:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything to one JSON file, atomically; NaN becomes null."""
-        columns = {
-            name: [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
-            for name, values in self.runs.to_dict("list").items()
-        }
-        content = {"format": FORMAT, "metric": self.metric, "metadata": dict(self.metadata), "runs": columns}
-        save_json(path, content)
-        return Path(path)
+        from gdrop_viz.finetuning import result_files
+
+        return result_files.save(self, Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Comparison:
@@ -262,16 +252,9 @@ class Comparison:
         FileNotFoundError, ValueError
             If there is nothing, it is something else, or the folder holds runs of several settings.
         """
-        path = Path(path)
-        if path.is_dir():
-            return _from_folder(path)
-        remedy = "name a file of result.save(path) or a folder of compare(path=...)"
-        kind = "a saved comparison of this version of gdrop_viz"
-        content = load_json(path, kind=kind, names=("metric", "metadata", "runs"), form=FORMAT, remedy=remedy)
-        try:
-            return cls(run_table(content["runs"]), content["metric"], dict(content["metadata"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"expected {kind}, but {path} holds something else ({error}); {remedy}") from None
+        from gdrop_viz.finetuning import result_files
+
+        return result_files.load(Path(path))
 
     @classmethod
     def joined(cls, parts: Sequence[Comparison]) -> Comparison:
@@ -352,31 +335,3 @@ class Comparison:
             raise ValueError(f"arm must be one of {', '.join(self.arms)}, got {', '.join(map(repr, unknown))}")
         if len(set(arms)) < len(arms):
             raise ValueError(f"two different arms are compared, got {arms[0]!r} twice")
-
-
-def run_table(rows: Any) -> pd.DataFrame:
-    """Return rows (or columns) of runs as a DataFrame with the columns and types of `Comparison.runs`."""
-    import pandas as pd
-
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    types = {"fraction": float, "seed": int, "epoch": int, "value": float, "seconds": float}
-    return table.astype(types)
-
-
-def _from_folder(path: Path) -> Comparison:
-    rows: list[dict[str, Any]] = []
-    abouts: dict[str, dict[str, Any]] = {}
-    for settings, about, run in RunStore.open(path).all():
-        abouts[json.dumps(settings["common"], sort_keys=True)] = {**about, **settings["common"]["hyperparameters"]}
-        key = {"arm": about["arm"], "fraction": settings["fraction"], "seed": settings["seed"]}
-        rows += [{**key, **row} for row in run]
-    if not rows:
-        raise FileNotFoundError(f"{path} holds no finished run; call compare(..., path={str(path)!r}) first")
-    if len(abouts) > 1:
-        kinds = sorted({f"{about['model']} on {about['task']}" for about in abouts.values()})
-        raise ValueError(
-            f"{path} holds runs of {len(abouts)} different settings ({'; '.join(kinds)}); call compare with the "
-            "settings that you mean: it takes only the runs that fit"
-        )
-    about = next(iter(abouts.values()))
-    return Comparison(run_table(rows), about["metric"], {key: value for key, value in about.items() if key != "arm"})

@@ -152,12 +152,16 @@ def rise_radius(surface: Surface, amount: float) -> float:
 
 
 def plateau(surface: Surface, vocabulary: int | None = None) -> Plateau:
-    """Return the mean loss of the outer ring (beyond 0.9 of the half-width) and ln|V|, the loss of a uniform guess."""
+    """Return the mean loss of the outer ring (beyond 0.9 of the half-width) and ln|V|, the loss of a uniform guess.
+
+    |V| is the surface's own if its loss is that of predicted tokens; for a classifier give its number of classes.
+    """
     axes = [axis for axis in (surface.x, surface.y) if axis is not None]
     grid = np.meshgrid(*axes, indexing="ij")
     outermost = np.max([np.abs(g) / np.abs(axis).max() for g, axis in zip(grid, axes, strict=True)], axis=0)
     values = surface.loss[(outermost >= 0.9) & np.isfinite(surface.loss)]
-    vocabulary = vocabulary or surface.metadata.get("vocabulary")
+    if vocabulary is None and surface.metadata.get("unit", "nats per predicted token") == "nats per predicted token":
+        vocabulary = surface.metadata.get("vocabulary")
     uniform = math.log(vocabulary) if vocabulary else float("nan")
     if not len(values):
         return Plateau(float("nan"), float("nan"), uniform)

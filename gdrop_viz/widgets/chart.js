@@ -363,7 +363,7 @@ function render({ model, el }) {
     grip = [event.clientX, event.clientY];
     plot.setPointerCapture(event.pointerId);
   });
-  plot.addEventListener("pointerup", () => { grip = null; });
+  plot.addEventListener("lostpointercapture", () => { grip = null; }); // also where the browser takes the pointer away
   plot.addEventListener("pointermove", (event) => {
     if (grip) {
       turn((event.clientX - grip[0]) * 0.5, (event.clientY - grip[1]) * 0.5);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,42 +18,24 @@ _SPREAD = 0.6  # how much of the room between two fractions the arms take side b
 
 
 def found_results(path: Path, lm: Pretrained, task: Task, settings: Mapping[str, Any]) -> Comparison | None:
-    """The finished runs in the folder `path` with this model, task and settings, whatever their arms; None if none.
-
-    A folder may hold runs of other settings beside them, which must not be averaged with these.
-    """
+    """The finished runs in the folder `path` with this model, task and settings, whatever their arms; None if none."""
     if not path.is_dir():
         return None
-    from gdrop_viz.finetuning import Comparison
     from gdrop_viz.finetuning.classifier import model_checksum
-    from gdrop_viz.finetuning.result import run_table
-    from gdrop_viz.finetuning.store import RunStore
+    from gdrop_viz.finetuning.result_files import comparisons_in
 
-    groups: dict[str, list[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]] = {}
-    for found in RunStore.open(path).all():
-        groups.setdefault(json.dumps(found[0]["common"], sort_keys=True), []).append(found)
-    for runs in groups.values():
-        common, about = runs[0][0]["common"], runs[0][1]
-        trained_with = common["hyperparameters"]
-        if about["task"] != task.name or any(trained_with.get(k, v) != v for k, v in settings.items()):
-            continue
-        if common["model"] != model_checksum(lm):
-            continue
-        rows = [
-            {"arm": about["arm"], "fraction": run["fraction"], "seed": run["seed"], **row}
-            for run, about, rows in runs
-            for row in rows
-        ]
-        facts = {key: about[key] for key in ("model", "task")}
-        return Comparison(run_table(rows), about["metric"], {**facts, **trained_with})
+    for common, result in comparisons_in(path):
+        fits = all(common["hyperparameters"].get(name, value) == value for name, value in settings.items())
+        if fits and result.metadata["task"] == task.name and common["model"] == model_checksum(lm):
+            return result
     return None
 
 
-def no_results(task: Task) -> Picture:
-    """The frame of the results before there are any."""
+def no_results(task: Task, epochs: int) -> Picture:
+    """The frame of the results before there are any with so many epochs."""
     return Picture(
         title="Results",
-        summary="No finished run yet.",
+        summary=f"No finished run of {epochs} epoch{'s' * (epochs > 1)} yet.",
         x=Axis("training data used", (-0.5, 0.5), ticks=[(0.0, "100 %")]),
         y=Axis(f"validation {task.metrics[0]}", (0.0, 1.0)),
     )
@@ -80,11 +61,14 @@ def result_picture(result: Comparison) -> Picture:
                 high=rows["high"].tolist(),
                 style=k,
                 line=False,
-                details=[f"{arm}, {100 * row.fraction:g} % of the data, {row.n} seeds" for row in rows.itertuples()],
+                details=[
+                    f"{arm}, {100 * row.fraction:g} % of the data, {row.n} seed{'s' * (row.n > 1)}"
+                    for row in rows.itertuples()
+                ],
             )
         )
-    seeds = sorted(set(summary["n"]))
-    over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    seeds = sorted({summary["n"].min(), summary["n"].max()})
+    over = f"{' to '.join(str(n) for n in seeds)} seed{'s' * (seeds != [1])}"
     best = ", ".join(f"{row.arm} {row.mean:.3g}" for row in summary[summary["fraction"] == fractions[-1]].itertuples())
     interval = "no interval: a single seed has no spread" if seeds == [1] else "bars are 95 % intervals"
     return Picture(

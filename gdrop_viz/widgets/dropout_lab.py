@@ -135,7 +135,7 @@ class DropoutLab(RunPanel):
         self.epochs = NumberSlider("epochs", value=state.epochs, **whole)
         self.preview_chart = Chart(state.preview(), height=250)
         self.curves_chart = Chart(LiveCurves(epochs=state.epochs, arms=[]).picture(), height=220)
-        self.result_chart = Chart(no_results(self.task), height=220)
+        self.result_chart = Chart(no_results(self.task, state.epochs), height=220)
         self.verdict = ipywidgets.HTML()
         self.code = CodeBox(code=state.as_code())
         arms = ipywidgets.HBox(
@@ -171,8 +171,11 @@ class DropoutLab(RunPanel):
         state = self.state
         state.kind = self.kind.value
         state.arms = tuple(arm for arm, box in self.arms.items() if box.value)
-        state.fraction, state.n_seeds, state.epochs = self.fraction.value, int(self.seeds.value), int(self.epochs.value)
+        state.fraction, state.n_seeds, epochs = self.fraction.value, int(self.seeds.value), int(self.epochs.value)
+        other_training, state.epochs = epochs != state.epochs, epochs
         self._show_preview()
+        if other_training and not self.runner.running:
+            self._find_results()
 
     def _show_preview(self) -> None:
         self.preview_chart.show(self.state.preview())
@@ -206,11 +209,14 @@ class DropoutLab(RunPanel):
     # ---- results -----------------------------------------------------------------------------------------------
 
     def _find_results(self) -> None:
-        """Show what an earlier session left on disk."""
+        """Show what is on disk of trainings like the one now set; other epochs are another training."""
         settings = {"epochs": self.state.epochs, **self.state.options}
         result = found_results(Path(self.state.path), self.lm, self.task, settings)
         if result is not None:
             self._show_result(result)
+        elif self.result is not None:
+            self.result, self.verdict.value = None, ""
+            self.result_chart.show(no_results(self.task, self.state.epochs))
 
     def _show_result(self, result: Comparison) -> None:
         self.result = result

@@ -181,7 +181,7 @@ class LandscapeExplorer(RunPanel):
         """Compute what is missing in the background; returns at once."""
         state = copy.copy(self.state)  # the settings of now; the surfaces are shared
         if not state.missing():
-            self.show_message("Both surfaces are known already.")
+            self._show()  # says that both are known
             return
         lm, fisher, batches = self.lm, self.fisher, self.batches  # a closed panel forgets them
         throttle, remaining = Throttle(), RemainingTime()

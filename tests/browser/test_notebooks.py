@@ -19,7 +19,7 @@ def test_the_lesson_runs(open_page, lab, lab_folder, name):
     shutil.copy(REPOSITORY / "notebooks" / name, lab_folder / name)  # what it writes stays out of the repository
     page = open_page()
     page.open_lab(lab, name)
-    page.run_all(seconds=600)
+    page.run_all(seconds=1200)
     # a picture or a panel stands under at least one cell, and no widget is left as text
     assert page.page.locator(".jp-OutputArea-output img, .gdv-chart svg").count() > 0
     assert page.page.get_by_text("Loading widget").count() == 0

@@ -98,6 +98,8 @@ def test_the_plateau_is_the_outer_ring_beside_guessing():
     assert (level.level, level.spread) == (7.0, 0.0)
     assert level.ln_vocabulary == pytest.approx(np.log(1000))
     assert np.isnan(Surface(X, None, X**2).plateau().ln_vocabulary)  # a file from elsewhere
+    of_a_classifier = Surface(X, None, X**2, metadata={"vocabulary": 1000, "unit": "nats"})
+    assert np.isnan(of_a_classifier.plateau().ln_vocabulary)
     assert Surface(X, None, X**2).plateau(vocabulary=50).ln_vocabulary == pytest.approx(np.log(50))
 
 

@@ -14,6 +14,9 @@ import torch
 
 Report = Callable[[], None]
 
+MOMENT = 0.005
+"""Seconds from the unit that calls for a kill to the kill: time to have begun with the next one."""
+
 
 @dataclass
 class Ended:
@@ -25,8 +28,16 @@ class Ended:
     error: str
 
 
-def run_child(work: Callable[[Report], None], *, kill_after: float | None = None, seconds: float = 120.0) -> Ended:
-    """Call `work(report)` in a fork; SIGKILL it `kill_after` seconds after its start (None: let it end).
+def run_child(
+    work: Callable[[Report], None],
+    *,
+    kill_after: float | None = None,
+    kill_after_units: int | None = None,
+    seconds: float = 120.0,
+) -> Ended:
+    """Call `work(report)` in a fork; SIGKILL it `kill_after` seconds after its start, or once so many units are done.
+
+    With neither it is left to end, and killed as stuck after `seconds`.
 
     A fork starts in milliseconds, where a fresh interpreter would import torch for seconds; it needs a parent whose
     torch has not started threads.
@@ -63,11 +74,14 @@ def run_child(work: Callable[[Report], None], *, kill_after: float | None = None
         if not data:
             break
         count += len(data)
+        if kill_after_units is not None and count >= kill_after_units:
+            time.sleep(MOMENT)
+            os.kill(child, signal.SIGKILL)
     _, raw = os.waitpid(child, 0)
     error = os.read(errors, 4096).decode(errors="replace")
     os.close(units)
     os.close(errors)
     status = os.waitstatus_to_exitcode(raw)
-    if status == -signal.SIGKILL and kill_after is None:
+    if status == -signal.SIGKILL and kill_after is None and kill_after_units is None:
         error = f"still at work after {seconds:g} seconds"
     return Ended(count, status == -signal.SIGKILL, status, error)

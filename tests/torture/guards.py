@@ -28,7 +28,7 @@ def _without_clearing(path: Any, *, folder: bool = False) -> Any:
 
 
 def _rarely(self: Any, sums: Any, batches_done: int, *, always: bool = False) -> None:
-    """Write at the end only, so that any life cut short after its second batch loses too much."""
+    """Write at the end only, so that a life cut short after its second batch loses too much."""
     if self.path is not None and always:
         self.write(sums, batches_done)
 

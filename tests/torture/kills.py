@@ -202,8 +202,11 @@ def _undisturbed(name: str) -> tuple[bytes, float]:
         return work.result(Path(folder)), time.monotonic() - start
 
 
-def trial(name: str, seed: int, *, most: int = 5) -> dict[str, Any]:
-    """Kill one piece of work up to `most` times, then let it end; raises AssertionError if anything was lost."""
+def trial(name: str, seed: int, *, most: int = 5, units: int | None = None) -> dict[str, Any]:
+    """Kill one piece of work up to `most` times, then let it end; raises AssertionError if anything was lost.
+
+    Kills come at random times, or as soon as a life has done `units` units: then they hit however fast the machine is.
+    """
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     expected, seconds = _undisturbed(name)
@@ -214,12 +217,13 @@ def trial(name: str, seed: int, *, most: int = 5) -> dict[str, Any]:
         while True:
             before = work.kept(folder)
             # spread over the whole work, however little of it one life gets done
-            pause = rng.uniform(0, 0.5 * seconds) if kills < most else None
-            ended = run_child(lambda report: work.run(folder, report), kill_after=pause, seconds=60 + 60 * seconds)
+            when = {"kill_after": rng.uniform(0, 0.5 * seconds)} if units is None else {"kill_after_units": units}
+            when = when if kills < most else {}
+            ended = run_child(lambda report: work.run(folder, report), seconds=60 + 60 * seconds, **when)
             if not ended.killed:
                 assert ended.status == 0, ended.error
                 break
-            assert pause is not None, ended.error
+            assert when, ended.error
             kills += 1
             lost = before + ended.units - work.kept(folder)
             lost_most = max(lost_most, lost)

@@ -40,6 +40,10 @@ def _weight(model: torch.nn.Module) -> None:
         weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
 
 
+def _heedless(*_: object) -> None:
+    """A handler of signals that nobody else sets."""
+
+
 PROCESS: dict[str, Callable[[], object]] = {
     "python's generator": random.random,
     "numpy's generator": np.random.rand,
@@ -53,8 +57,8 @@ PROCESS: dict[str, Callable[[], object]] = {
     "fused encoder layers": lambda: torch.backends.mha.set_fastpath_enabled(False),
     "environment": lambda: os.environ.__setitem__("GDROP_VIZ_LEFT_OVER", "1"),
     "working directory": lambda: os.chdir("/"),
-    "Ctrl-C": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-    "SIGTERM": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    "Ctrl-C": lambda: signal.signal(signal.SIGINT, _heedless),  # a job in the background ignores it already
+    "SIGTERM": lambda: signal.signal(signal.SIGTERM, _heedless),
     "warning filters": lambda: warnings.simplefilter("error", UnicodeWarning),
     "log levels": lambda: logging.getLogger("transformers").setLevel(logging.ERROR - 1),
     "threads of ours": _named_thread,

@@ -120,7 +120,15 @@ def test_results_of_other_settings_are_not_mixed_in(make_lab):
     assert lab.runner.wait(60)
     assert make_lab(epochs=2).result is None
     assert make_lab(batch_size=4).result is None
-    assert make_lab().result is not None
+    lab = make_lab()
+    assert lab.result is not None
+    assert "Mean over 1 seed at" in lab.result_chart.picture.summary
+    lab.epochs.value = 2
+    assert (lab.result, lab.verdict.value) == (None, "")
+    assert "No finished run of 2 epochs yet." in lab.result_chart.picture.summary
+    lab.epochs.value = 1
+    assert lab.result is not None
+    assert lab.verdict.value
 
 
 def test_errors_of_a_run_and_of_a_click_are_shown(make_lab):
