@@ -169,7 +169,7 @@ def comparisons(rounds: int) -> pd.DataFrame:
             cpu, start, wall = comparison(workers)
             rows.append(("comparison", "workers", workers, number, cpu, math.nan, wall))
             rows.append(("start of workers", "workers", workers, number, math.nan, math.nan, start))
-            print(f"round {number}: comparison, {workers} workers: {cpu:.1f} s CPU, {start:.1f} + {wall:.1f} s wall")
+            print(f"round {number}: comparison, {workers} worker(s): {cpu:.1f} s CPU, {start:.1f} + {wall:.1f} s wall")
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
