@@ -8,6 +8,7 @@ import torch
 
 from gdrop_viz._corruption import sentinels
 from gdrop_viz._expect import expect
+from gdrop_viz._finite import check_finite_weights
 from gdrop_viz._hub import quiet_libraries
 from gdrop_viz._state import preserved_modes, preserved_rng
 
@@ -45,8 +46,8 @@ def completions(lm: Pretrained, text: str, *, n: int = 5, max_new_tokens: int = 
     Raises
     ------
     ValueError
-        If `text` has not exactly one blank, `n` or `max_new_tokens` is below 1, or the tokenizer has no mask token or
-        sentinels.
+        If `text` has not exactly one blank, `n` or `max_new_tokens` is below 1, the tokenizer has no mask token or
+        sentinels, or a weight is NaN or infinite.
 
     >>> import gdrop_viz as gv
     >>> table = gv.completions(gv.load_pretrained("bert-mini"), "she was very {} to see her sister again .", n=3)
@@ -60,6 +61,7 @@ def completions(lm: Pretrained, text: str, *, n: int = 5, max_new_tokens: int = 
         raise ValueError(f"text must have exactly one blank {BLANK}, as in 'she was {BLANK} .', got {text!r}")
     if n < 1 or max_new_tokens < 1:
         raise ValueError(f"n and max_new_tokens must be at least 1, got {n} and {max_new_tokens}")
+    check_finite_weights(lm.model.named_parameters())
     find = {"mlm": _masked, "clm": _continued, "span": _spanned}[lm.objective]
     with preserved_modes(lm.model), preserved_rng(), quiet_libraries(), torch.no_grad():
         found = find(lm, text, n, max_new_tokens)

@@ -182,3 +182,9 @@ def test_a_saved_fisher_with_such_means_is_refused(tmp_path):
         fisher.save(tmp_path / "f.safetensors")
         with pytest.raises(ValueError, match=r"f\.safetensors is damaged: mean scores must be finite and not negative"):
             gv.Fisher.load(tmp_path / "f.safetensors")
+
+
+def test_a_model_that_cannot_tell_probabilities_writes_nothing(tiny_lm):
+    lm = dataclasses.replace(tiny_lm, model=spoilt(tiny_lm.model, float("nan")))
+    with pytest.raises(ValueError, match=f"'{re.escape(PARAMETER)}' has NaN or infinite values"):
+        gv.completions(lm, "the cat {} on the mat")

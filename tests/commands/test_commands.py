@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import gdrop_viz as gv
@@ -151,35 +147,3 @@ def test_the_shell_completes_commands_and_options():
     environment = {**os.environ, **settings}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.stdout.split() == ["compare"], done.stderr
-
-
-@pytest.mark.slow
-def test_a_job_that_gets_sigterm_goes_on_to_the_same_numbers(study, tmp_path):
-    (tmp_path / "long.txt").write_text((study / "text.txt").read_text() * 40)
-    command = [sys.executable, "-m", "gdrop_viz", "fisher"]
-    command += flags(study, tmp_path / "r", text=tmp_path / "long.txt", sequences=2000)
-    command += ["--batch-size", "1", "--max-length", "24"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "r" / "fisher.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(1.0)  # well inside the work: 2000 batches take longer
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=120)[0].decode()
-    assert process.returncode == 130, output
-    assert "the same command goes on" in output
-    assert not (tmp_path / "r" / "fisher.safetensors").exists()
-    from safetensors import safe_open
-
-    with safe_open(tmp_path / "r" / "fisher.checkpoint.safetensors", framework="pt") as file:
-        taken = json.loads(file.metadata()["gdrop_viz"])["batches"]
-    assert 0 < taken < 2000
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lm = gv.load_pretrained(study / "model")
-    batches = gv.pretraining_batches(
-        lm, tmp_path / "long.txt", n_sequences=2000, batch_size=1, max_length=24, progress=False
-    )
-    whole = gv.fisher_information(lm.model, batches, resolution="tensor", progress=False)
-    np.testing.assert_allclose(gv.Fisher.load(tmp_path / "r" / "fisher.safetensors").means, whole.means, rtol=1e-5)
