@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Return the name of the first tensor in memory that holds NaN or infinity, if one does."""
+    return next((name for name, tensor in tensors if not (tensor.is_meta or bool(torch.isfinite(tensor).all()))), None)
+
+
 def check_finite_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
     """Raise ValueError, with the name of the first one, if a weight in memory is NaN or infinite.
 
@@ -15,8 +20,7 @@ def check_finite_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
     Traceback (most recent call last):
     ValueError: The parameter 'a.weight' has NaN or infinite values; load sound weights first.
     """
-    bad = next((name for name, weight in weights if not (weight.is_meta or bool(torch.isfinite(weight).all()))), None)
-    if bad is not None:
+    if (bad := not_finite(weights)) is not None:
         raise ValueError(f"The parameter {bad!r} has NaN or infinite values; load sound weights first.")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz._finite import check_finite_losses, check_finite_weights
+from gdrop_viz._finite import check_finite_losses, check_finite_weights, not_finite
 from gdrop_viz._state import preserved_modes, preserved_requires_grad
 from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
 from gdrop_viz.landscape.checkpoints import weights_of
@@ -56,8 +56,7 @@ class Direction:
     def __post_init__(self) -> None:
         if not self.vectors:
             raise ValueError("expected at least one parameter that moves, got none; see Direction.vectors")
-        bad = next((name for name, vector in self.vectors.items() if not bool(torch.isfinite(vector).all())), None)
-        if bad is not None:
+        if (bad := not_finite(self.vectors.items())) is not None:
             raise ValueError(f"expected finite steps, got NaN or infinity in {bad!r}; look at the weights behind it")
 
     @cached_property
