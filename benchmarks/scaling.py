@@ -197,7 +197,7 @@ def read_table() -> pd.DataFrame:
     return pd.read_csv(FILE, keep_default_na=False, na_values=["", "nan"]).fillna({"varied": ""})
 
 
-def write_table(parts: list[pd.DataFrame]) -> None:
+def write_table(*parts: pd.DataFrame) -> None:
     """Write the parts that are not empty."""
     pd.concat([part for part in parts if len(part)]).round(4).to_csv(FILE, index=False)
 
@@ -343,15 +343,14 @@ def main() -> None:
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     torch.set_num_threads(1)
-    old = read_table() if options.only else pd.DataFrame(columns=COLUMNS)
+    known = read_table() if FILE.is_file() else pd.DataFrame(columns=COLUMNS)
+    growth, workers = known[known["varied"] != "workers"], known[known["varied"] == "workers"]
     if not options.fit_only and options.only != "workers":
         fisher("tensor", **{**BASE, "sequences": 2})()  # imports, before the forks
-        kept = old[old["varied"] == "workers"]
-        for table in measurements(options.rounds):
-            write_table([table, kept])
+        for growth in measurements(options.rounds):
+            write_table(growth, workers)
     if not options.fit_only and options.only != "growth":
-        kept = read_table() if FILE.is_file() else old
-        write_table([kept[kept["varied"] != "workers"], comparisons(options.rounds)])
+        write_table(growth, comparisons(options.rounds))
     table = read_table()
     fits = exponents(table)
     print(fits.to_string(index=False, float_format="{:.2f}".format))
