@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,7 @@ from gdrop_viz.fisher.estimate import _Run
 from gdrop_viz.landscape.growing import GrowingSurface
 from tests.commands.conftest import flags
 
+ROOT = Path(__file__).parents[2]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -145,3 +149,41 @@ def test_a_stopped_command_keeps_its_units_and_goes_on(study, run, tmp_path, mon
         done = run(*command(study, tmp_path / output))
         assert done.exit_code == 0, done.output
     assert result(tmp_path / "a") == result(tmp_path / "b")
+
+
+# the command itself, waiting for a word after its second batch
+WAITING = """
+import sys
+from gdrop_viz.__main__ import app
+from gdrop_viz.fisher.estimate import _Run
+
+real, taken = _Run.take, []
+
+def take(*arguments):
+    real(*arguments)
+    taken.append(1)
+    if len(taken) == 2:
+        print("two batches are done", flush=True)
+        sys.stdin.readline()
+
+_Run.take = take
+app()
+"""
+
+
+def test_a_job_that_gets_sigterm_from_outside(study, tmp_path):
+    command = [sys.executable, "-c", WAITING, *_fisher(study, tmp_path / "r")]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    told = []
+    for line in process.stdout:
+        told.append(line)
+        if "two batches are done" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate("go on\n", timeout=120)[0]
+    assert process.returncode == 130, "".join([*told, output])
+    assert "the same command goes on" in output
+    assert _batches_kept(tmp_path / "r") == 2
