@@ -1,8 +1,8 @@
-"""From which module on does a language model work position by position? There, the predicted positions suffice.
+"""From which module on does a model work position by position? There, the positions that are read suffice.
 
 Heads are position-wise, and in a post-norm encoder (BERT) so is what follows the last attention: feed-forward, norms
-and head can be fed the predicted positions alone, a sixth of them in masked language modelling. The module is found
-by trying, not by name or class.
+and head can be fed the predicted positions alone, a sixth of them in masked language modelling, and in a classifier
+that reads the first position, that one. The module is found by trying, not by name or class.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from gdrop_viz._state import preserved_modes
 OFFSETS = "_sequence_offsets"
 
 _LENGTH = 16  # tokens of each of the two sequences on which a module is tried
+_FAILURES = (RuntimeError, ValueError, IndexError)  # of a model that cannot do with the rows it got
 _Change = Callable[[Tensor], Tensor]
 _found: WeakKeyDictionary[nn.Module, nn.Module | None] = WeakKeyDictionary()
 
@@ -64,6 +65,17 @@ def only_at(
         yield True
 
 
+@contextmanager
+def only_first(model: nn.Module, inputs: Mapping[str, Any], *, logits: Callable[[Any], Tensor]) -> Iterator[None]:
+    """Run the position-wise end of a classifier on the first positions of each sequence, if it reads only the first."""
+    shape = next((value.shape for value in inputs.values() if isinstance(value, Tensor) and value.dim() == 2), None)
+    if model not in _found and shape is not None and shape[1] >= 4:
+        _found[model] = _first_that_needs_one(model, inputs, shape, logits)
+    module = _found.get(model)
+    with nullcontext() if module is None or shape is None else _inputs_changed(module, shape, _first_of_each):
+        yield
+
+
 def _first_position_wise(
     model: nn.Module, inputs: Mapping[str, Any], shape: torch.Size, logits: Callable[[Any], Tensor], inside: bool
 ) -> nn.Module | None:
@@ -77,42 +89,74 @@ def _first_position_wise(
             return None
         sequence, position = torch.meshgrid(torch.arange(shape[0]), torch.arange(shape[1]), indexing="ij")
         rows = ((sequence + position) % 3 == 0).to(full.device) & full.isfinite().all(-1)
-        found = None
-        for module in reversed(called[: first + 1] if inside else called[first : first + 1]):
-            if _notices_other_positions(model, few, module, rows, full, logits):
-                break  # positions mix here, and so they do from any earlier module on
-            if _same_at_positions(model, few, module, rows, full, logits):
-                found = module
-    return found
+        return _earliest(
+            lambda: model(**few),
+            called[: first + 1] if inside else called[first : first + 1],
+            rows,
+            full[rows],
+            of_all=lambda outputs: logits(outputs)[rows],
+            some=lambda tensor: tensor[rows.to(tensor.device)].unsqueeze(0),
+            of_some=lambda outputs: logits(outputs).squeeze(0),
+        )
 
 
-def _notices_other_positions(
-    model: nn.Module, few: Mapping[str, Any], module: nn.Module, rows: Tensor, full: Tensor, logits: Callable
-) -> bool:
-    """Whether NaN at all other positions of the module's input reaches the logits at `rows`."""
+def _first_that_needs_one(
+    model: nn.Module, inputs: Mapping[str, Any], shape: torch.Size, logits: Callable[[Any], Tensor]
+) -> nn.Module | None:
+    """The earliest module of a classifier whose input suffices at the first position of each sequence, or None."""
+    few, shape = _two_short_sequences(inputs, shape)
+    # with padding, a classifier that reads the last word could look like one that reads the first
+    few = _without_padding(model, few)
+    with preserved_modes(model), torch.no_grad(), _no_function_mode():
+        try:
+            called, full = _calls(model, few, shape, logits)
+        except _FAILURES:
+            return None  # such as a classifier that looks for an end mark, which the shorter sequences lack
+        rows = torch.arange(shape[1], device=full.device).expand(shape) == 0
+        return _earliest(lambda: model(**few), called, rows, full, of_all=logits, some=_first_of_each, of_some=logits)
+
+
+def _earliest(
+    forward: Callable[[], Any],
+    called: list[nn.Module],
+    rows: Tensor,
+    expected: Tensor,
+    *,
+    of_all: Callable[[Any], Tensor],
+    some: _Change,
+    of_some: Callable[[Any], Tensor],
+) -> nn.Module | None:
+    """The earliest of the modules `called` (in order) that can be fed `some` of its rows, those of `rows` (N, T).
+
+    What was `expected` at full input must come out of it twice: unchanged by NaN at all other positions (of_all), and
+    from these rows alone (of_some).
+    """
 
     def poison(tensor: Tensor) -> Tensor:
         return tensor.masked_fill(~rows.unsqueeze(-1).to(tensor.device), torch.nan)
 
-    with _inputs_changed(module, rows.shape, poison):
-        try:
-            poisoned = logits(model(**few))
-        except (RuntimeError, ValueError, IndexError):
-            return True
-    return not torch.equal(poisoned[rows], full[rows])
+    def answer(module: nn.Module, change: _Change, of: Callable[[Any], Tensor]) -> Tensor | None:
+        with _inputs_changed(module, rows.shape, change):
+            try:
+                return of(forward())
+            except _FAILURES:
+                return None
+
+    found = None
+    for module in reversed(called):
+        poisoned = answer(module, poison, of_all)
+        if poisoned is None or not torch.equal(poisoned, expected):
+            break  # positions mix here, and so they do from any earlier module on
+        alone = answer(module, some, of_some)
+        # another blocking of the same matrix product may round differently
+        if alone is not None and alone.shape == expected.shape:
+            found = module if torch.allclose(alone, expected, rtol=1e-2, atol=1e-3) else found
+    return found
 
 
-def _same_at_positions(
-    model: nn.Module, few: Mapping[str, Any], module: nn.Module, rows: Tensor, full: Tensor, logits: Callable
-) -> bool:
-    """Whether the logits come out the same if the module is fed these rows alone, as one sequence."""
-    with _inputs_changed(module, rows.shape, lambda tensor: tensor[rows.to(tensor.device)].unsqueeze(0)):
-        try:
-            some = logits(model(**few))
-        except (RuntimeError, ValueError, IndexError):
-            return False
-    # another blocking of the same matrix product may round differently
-    return some.shape[:2] == (1, int(rows.sum())) and torch.allclose(some[0], full[rows], rtol=1e-2, atol=1e-3)
+def _first_of_each(tensor: Tensor) -> Tensor:
+    # two: a single position would be spread over all by a residual connection that has them all
+    return tensor[:, :2]
 
 
 @contextmanager
@@ -169,6 +213,18 @@ def _two_short_sequences(inputs: Mapping[str, Any], shape: torch.Size) -> tuple[
                 value = value[:, :_LENGTH]
         few[name] = value
     return few, torch.Size((2, min(_LENGTH, shape[1])))
+
+
+def _without_padding(model: nn.Module, few: Mapping[str, Any]) -> dict[str, Any]:
+    """The same inputs with a word in the place of each padding token, and every position attended to."""
+    few = dict(few)
+    if isinstance(few.get("attention_mask"), Tensor):
+        few["attention_mask"] = torch.ones_like(few["attention_mask"])
+    padding, ids = getattr(getattr(model, "config", None), "pad_token_id", None), few.get("input_ids")
+    if isinstance(padding, int) and isinstance(ids, Tensor):
+        words = ids[ids != padding]
+        few["input_ids"] = ids.masked_fill(ids == padding, int(words[0]) if len(words) else padding)
+    return few
 
 
 def _has_rows(tensor: Tensor, shape: torch.Size) -> bool:

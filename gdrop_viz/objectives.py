@@ -1,8 +1,8 @@
 """What is the loss of each sequence? Model + batch -> logits at the predicted tokens -> one loss per sequence.
 
 The unit of every quantity in this package is one sequence: L_n = mean negative log-likelihood (nats) over the
-predicted tokens of sequence n (paper, eq. 3 and section 3). The end of a language model works position by position, so
-it is fed the predicted positions only: the same numbers for a fraction of the work.
+predicted tokens of sequence n (paper, eq. 3 and section 3). The end of a model works position by position, so it is fed
+the positions that are read only: the same numbers for a fraction of the work.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gdrop_viz._devices import on_device_of
-from gdrop_viz._position_wise import only_at
+from gdrop_viz._position_wise import only_at, only_first
 
 IGNORED = -100
 
@@ -116,10 +116,11 @@ def predictions(model: nn.Module, batch: Mapping[str, Tensor]) -> Predictions:
     labels = batch.get("labels")
     if labels is None:
         raise ValueError('The batch has no "labels"; give them (-100 where nothing is predicted) or pass loss=.')
-    if labels.dim() == 1 or labels.is_floating_point():
-        logits = _logits(model(**_accepted(model, batch)))
-        return Predictions(logits, labels, tuple(range(len(labels) + 1)))
     inputs = _accepted(model, batch)
+    if labels.dim() == 1 or labels.is_floating_point():
+        with only_first(model, inputs, logits=_logits):
+            logits = _logits(model(**inputs))
+        return Predictions(logits, labels, tuple(range(len(labels) + 1)))
     if is_encoder_decoder(model) and "decoder_input_ids" not in inputs:
         inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
     shifted = is_causal(model)
@@ -130,7 +131,8 @@ def predictions(model: nn.Module, batch: Mapping[str, Tensor]) -> Predictions:
     inside = not (shifted or is_encoder_decoder(model))
     with only_at(model, inputs, predicted, offsets, logits=_logits, inside=inside) as gathered:
         logits = _logits(model(**inputs))
-    return Predictions(logits[0] if gathered else logits[predicted], targets[predicted], offsets)
+    # squeezed, not indexed: the backward of an index fills and copies a whole tensor of logits
+    return Predictions(logits.squeeze(0) if gathered else logits[predicted], targets[predicted], offsets)
 
 
 def check_batch(model: nn.Module, batch: Any, *, loss: Loss | None = None, where: str = "the batch") -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from gdrop_viz.fisher.per_sample import (
     ElementwiseUse,
@@ -80,6 +81,8 @@ def squared_norms(uses: list[Use]) -> Tensor:
 
 # reading a gradient once more costs about this share of forming it
 _DOT_SHARE = 0.1
+# Gram matrices of fewer rows are not worth halving
+_HALVED = 64
 
 
 def _gram_costs(uses: list[Use]) -> float:
@@ -99,8 +102,7 @@ def _norms_by_gram(uses: list[MatrixUse | TableUse]) -> Tensor:
             _, sequence, gradient = uses[0].combined()
             norms = gradient.new_zeros(len(uses[0].offsets) - 1)
             return norms.index_add_(0, sequence, gradient.square().sum(1))
-        if uses[0].equal_lengths is not None:
-            return _batched_norms(uses[0], uses[0].equal_lengths)
+        return _batched_norms(uses[0])
     sequences = len(uses[0].offsets) - 1
     dtype = accumulation_dtype(_right(uses[0]))
     norms = _right(uses[0]).new_zeros(sequences, dtype=dtype)
@@ -112,16 +114,38 @@ def _norms_by_gram(uses: list[MatrixUse | TableUse]) -> Tensor:
     return norms
 
 
-def _batched_norms(use: MatrixUse, length: int) -> Tensor:
-    sequences = len(use.offsets) - 1
-    dtype = accumulation_dtype(use.brought)
-    brought = use.brought.reshape(sequences, length, -1).to(dtype)
-    # query, key and value have one input: its Gram matrix is kept on it for the other two
-    known_gram = getattr(use.known, "_gram", None)
-    if known_gram is None:
-        known = use.known.reshape(sequences, length, -1).to(dtype)
-        known_gram = use.known._gram = torch.bmm(known, known.mT)
-    return torch.bmm(brought, brought.mT).mul_(known_gram).sum((1, 2))
+def _batched_norms(use: MatrixUse) -> Tensor:
+    """Σ_tt' (g_nt · g_nt') (a_nt · a_nt') of one matrix product, all sequences at once."""
+    # query, key and value have one input: its Gram matrices are kept on it for the other two
+    known = getattr(use.known, "_gram", None)
+    if known is None:
+        known = use.known._gram = _half_gram(_by_sequence(use, use.known))
+    norms = use.brought.new_zeros(len(use.offsets) - 1, dtype=accumulation_dtype(use.brought))
+    for mine, other in zip(known, _half_gram(_by_sequence(use, use.brought)), strict=True):
+        # of everything but the last, the blocks on the diagonal, only one of two equal halves is there
+        norms.add_(other.mul_(mine).reshape(len(norms), -1).sum(1), alpha=1 if mine is known[-1] else 2)
+    return norms
+
+
+def _by_sequence(use: MatrixUse, rows: Tensor) -> Tensor:
+    """Rows (R, width) as (N, T, width), shorter sequences filled up with zeros."""
+    rows = rows.to(accumulation_dtype(rows))
+    if use.equal_lengths is not None:
+        return rows.reshape(len(use.offsets) - 1, use.equal_lengths, -1)
+    return pad_sequence(rows.split(use.lengths), batch_first=True)
+
+
+def _half_gram(rows: Tensor) -> list[Tensor]:
+    """The Gram matrix of each sequence's rows (N, T, width) without what its symmetry repeats.
+
+    It is halved again and again: the block off the diagonal goes to the list, those on it are halved next.
+    """
+    pieces = []
+    while rows.shape[1] >= _HALVED and rows.shape[1] % 2 == 0:
+        half = rows.shape[1] // 2
+        pieces.append(torch.bmm(rows[:, :half], rows[:, half:].mT))
+        rows = rows.reshape(-1, half, rows.shape[2])
+    return [*pieces, torch.bmm(rows, rows.mT)]
 
 
 def _left_gram(a: MatrixUse | TableUse, b: MatrixUse | TableUse, n: int, dtype: torch.dtype) -> Tensor:
