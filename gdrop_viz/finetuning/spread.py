@@ -20,7 +20,7 @@ from gdrop_viz._state import preserved_rng
 from gdrop_viz.finetuning.classifier import model_checksum
 from gdrop_viz.finetuning.events import Event, StopSignal
 from gdrop_viz.finetuning.ledger import Ledger, Run, scores_at
-from gdrop_viz.finetuning.train import Hyperparameters, run_rows
+from gdrop_viz.finetuning.train import Hyperparameters, my_turn, run_rows
 
 if TYPE_CHECKING:
     from gdrop_viz.pretrained import Pretrained
@@ -151,9 +151,9 @@ def _remote_run(
     """Train in a worker; None says that the worker has no model yet and needs the parcel."""
     if stop.is_set():
         return []
-    lm = _UNPACKED.get(checksum) if parcel is None else _unpacked(parcel)
+    lm = _UNPACKED.get(checksum) if parcel is None else _unpacked(parcel, stop)
     if lm is None:
-        return None
+        return [] if stop.is_set() else None
     with limited_threads(threads):
         return run_rows(lm, task, arm, seed, fraction, hyperparameters, stop=stop)
 
@@ -172,20 +172,24 @@ def _packed(lm: Pretrained) -> _Parcel:
 _UNPACKED: dict[str, Pretrained] = {}
 
 
-def _unpacked(parcel: _Parcel) -> Pretrained:
+def _unpacked(parcel: _Parcel, stop: StopSignal | None = None) -> Pretrained | None:
     from safetensors.torch import load
 
     from gdrop_viz.pretrained import Pretrained
 
-    if parcel.checksum not in _UNPACKED:
-        _UNPACKED.clear()
-        weights = load(parcel.weights)
-        with quiet_libraries(), preserved_rng(0):
-            model = parcel.model_class(parcel.config)
-        for name, tensor in model.state_dict(keep_vars=True).items():
-            tensor.data = weights[name]
-        _UNPACKED[parcel.checksum] = Pretrained(model, parcel.tokenizer, parcel.objective, parcel.name)
-    return _UNPACKED[parcel.checksum]
+    # building the model draws random numbers, which belong to the process: not while another thread trains
+    with my_turn(stop) as mine:
+        if not mine:
+            return None
+        if parcel.checksum not in _UNPACKED:
+            _UNPACKED.clear()
+            weights = load(parcel.weights)
+            with quiet_libraries(), preserved_rng(0):
+                model = parcel.model_class(parcel.config)
+            for name, tensor in model.state_dict(keep_vars=True).items():
+                tensor.data = weights[name]
+            _UNPACKED[parcel.checksum] = Pretrained(model, parcel.tokenizer, parcel.objective, parcel.name)
+        return _UNPACKED[parcel.checksum]
 
 
 def _check(executor: Executor, arms: Mapping[str, Any]) -> None:

@@ -266,7 +266,7 @@ def run_rows(
     }
     fixed = min(hyperparameters.max_length, length_limit(lm)) if hyperparameters.padding == "max_length" else None
     with (
-        _my_turn(stop) as mine,
+        my_turn(stop) as mine,
         tempfile.TemporaryDirectory() as scratch,
         preserved_rng(seed),
         preserved_switches() as set_up,
@@ -305,7 +305,7 @@ def run_rows(
 
 
 @contextmanager
-def _my_turn(stop: StopSignal | None) -> Iterator[bool]:
+def my_turn(stop: StopSignal | None) -> Iterator[bool]:
     """Wait until no other thread of this process trains; yields False if asked to stop before that."""
     while not _ONE_RUN_AT_A_TIME.acquire(timeout=_POLL_SECONDS):
         if stop is not None and stop.is_set():

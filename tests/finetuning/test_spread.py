@@ -12,6 +12,7 @@ import torch
 from gdrop_viz.dropout import uniform_dropout
 from gdrop_viz.finetuning import GaussianArm, compare
 from gdrop_viz.finetuning.spread import _packed, _unpacked
+from gdrop_viz.finetuning.train import my_turn
 from gdrop_viz.pretrained import Pretrained
 from tests.conftest import word_tokenizer
 from tests.zoo import build
@@ -45,6 +46,17 @@ def test_unpacking_a_model_leaves_the_generators_alone(tiny_lm, monkeypatch):
     before = torch.get_rng_state()  # the weights of a new model are drawn before they are overwritten
     _unpacked(parcel)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_model_is_built_while_another_thread_trains(tiny_lm, monkeypatch):
+    # its weights are drawn from the generators that the training draws from
+    unpacked = {}
+    monkeypatch.setattr("gdrop_viz.finetuning.spread._UNPACKED", unpacked)
+    stop = threading.Event()
+    stop.set()
+    with ThreadPoolExecutor(1) as pool, my_turn(None):
+        assert pool.submit(_unpacked, _packed(tiny_lm), stop).result() is None
+    assert not unpacked
 
 
 def test_threads_share_the_random_numbers_so_they_take_turns(tiny_lm, toy_task):

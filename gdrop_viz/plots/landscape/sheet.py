@@ -60,7 +60,8 @@ def surface_3d(
         axis.set_pane_color((1, 1, 1, 0))  # else grey walls on a dark page
     ticks = [tick for tick in scale.levels(5) if scale.low <= tick <= scale.high]
     ax.set_zticks(np.log10(ticks) if log else ticks, [f"{tick:.3g}" for tick in ticks])
-    ax.set(xlabel=short_axis_label(surface, 0), ylabel=short_axis_label(surface, 1))
+    ax.set_xlabel(short_axis_label(surface, 0), labelpad=8)
+    ax.set_ylabel(short_axis_label(surface, 1), labelpad=10)  # clear of its tick labels
     ax.view_init(elev=28, azim=-55)
     if colorbar:
         bar = ax.figure.colorbar(
