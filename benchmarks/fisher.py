@@ -2,6 +2,7 @@
 
     python benchmarks/fisher.py            # shapes A, B, C; element and tensor resolution
     python benchmarks/fisher.py --shapes B --rounds 9
+    python benchmarks/fisher.py --with-bare   # what is left if no parameter had a gradient
 
 Baseline "plain": one batched forward + backward of the same Hugging Face model on the same batch with labels. The
 contestants take turns in one process; the figure is the median of the rounds' ratios of CPU time (user + system, all
@@ -22,9 +23,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gdrop_viz._state import preserved_requires_grad
 from gdrop_viz.fisher.batch import Objective, by_hooks
 from gdrop_viz.fisher.self_check import untrusted
 from gdrop_viz.fisher.sums import Sums
+from gdrop_viz.objectives import sequence_losses
 
 LENGTH = 128
 
@@ -68,6 +71,20 @@ def fisher_pass(model: torch.nn.Module, batch: dict[str, torch.Tensor], resoluti
     return run
 
 
+def bare_pass(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+    """Forward and backward from the losses to the embeddings, no gradient of any weight: what no engine can save."""
+
+    def run() -> None:
+        with preserved_requires_grad(model):
+            hook = model.get_input_embeddings().register_forward_hook(lambda _, args, out: out.requires_grad_())
+            try:
+                sequence_losses(model, batch).sum().backward()
+            finally:
+                hook.remove()
+
+    return run
+
+
 def loop_pass(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
     """The naive way: one sequence at a time."""
 
@@ -102,6 +119,7 @@ def contestants(name: str, which: list[str]) -> dict[str, Callable[[], None]]:
         "plain": lambda: plain(model, batch),
         "element": fisher_pass(model, batch, "element"),
         "tensor": fisher_pass(model, batch, "tensor"),
+        "bare": bare_pass(model, batch),
         "loop": loop_pass(model, batch),
     }
     return {key: all_of_them[key] for key in ["plain", *which]}
@@ -133,6 +151,7 @@ def main() -> None:
     parser.add_argument("--shapes", default="BAC")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--with-bare", action="store_true", help="a forward and backward without gradients of weights")
     parser.add_argument("--with-loop", action="store_true", help="the naive batch-1 loop too")
     parser.add_argument("--self-check", action="store_true", help="the share of the self-check in 256 sequences")
     options = parser.parse_args()
@@ -141,7 +160,8 @@ def main() -> None:
         if options.self_check:
             print(f"{name}  self-check: {self_check_cost(name, options.rounds):.1%} of a run over 256 sequences")
             continue
-        result = ratios(contestants(name, ["element", "tensor"] + ["loop"] * options.with_loop), options.rounds)
+        which = ["element", "tensor"] + ["bare"] * options.with_bare + ["loop"] * options.with_loop
+        result = ratios(contestants(name, which), options.rounds)
         seconds = result.pop("plain seconds")
         figures = "  ".join(f"{key} {value:.2f}" for key, value in result.items() if key != "plain")
         print(f"{name}  plain {seconds:.2f} CPU s  x plain: {figures}", flush=True)

@@ -34,7 +34,8 @@ from fisher_memory import added_peak, in_a_process
 import gdrop_viz as gv
 
 Work = Callable[[], object]
-TOOLS = ("plain", "element", "tensor", "opacus", "vmap")  # element, tensor: ours, at either resolution
+PEERS = ("opacus", "vmap")
+TOOLS = ("plain", "element", "tensor", *PEERS)  # element, tensor: ours, at either resolution
 N_SEQUENCES = 100  # the authors keep the squared gradients of so many
 
 
@@ -124,7 +125,7 @@ def check(name: str, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> 
 def compare_tools(shapes: str, rounds: int) -> None:
     for shape in shapes:
         model, batch = classifier(shape)
-        for name in TOOLS[3:]:
+        for name in PEERS:
             few = {key: value[:2] for key, value in batch.items()}
             difference = check(name, copy.deepcopy(model), few)
             print(f"{shape}  {name}: scores within {difference:.1e} of the engine's")

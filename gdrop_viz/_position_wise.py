@@ -45,13 +45,8 @@ def only_at(
 
     Yields whether it will happen: where no module passes the trial, everything is fed.
     """
-    if model not in _found:
-        shape = predicted.shape
-        if shape[1] < 4:  # too few positions to try with
-            yield False
-            return
-        _found[model] = _first_position_wise(model, inputs, shape, logits, inside)
-    module = _found[model]
+    shape = predicted.shape
+    module = _found_once(model, shape, lambda: _first_position_wise(model, inputs, shape, logits, inside))
     if module is None:
         yield False
         return
@@ -61,19 +56,30 @@ def only_at(
         setattr(rows, OFFSETS, offsets)
         return rows
 
-    with _inputs_changed(module, predicted.shape, gather):
+    with _inputs_changed(module, shape, gather):
         yield True
 
 
 @contextmanager
 def only_first(model: nn.Module, inputs: Mapping[str, Any], *, logits: Callable[[Any], Tensor]) -> Iterator[None]:
     """Run the position-wise end of a classifier on the first positions of each sequence, if it reads only the first."""
-    shape = next((value.shape for value in inputs.values() if isinstance(value, Tensor) and value.dim() == 2), None)
-    if model not in _found and shape is not None and shape[1] >= 4:
-        _found[model] = _first_that_needs_one(model, inputs, shape, logits)
-    module = _found.get(model)
-    with nullcontext() if module is None or shape is None else _inputs_changed(module, shape, _first_of_each):
+    of_rows = (value.shape for value in inputs.values() if isinstance(value, Tensor) and value.dim() == 2)
+    shape = next(of_rows, torch.Size((0, 0)))
+    module = _found_once(model, shape, lambda: _first_that_needs_one(model, inputs, shape, logits))
+    if module is None:
         yield
+        return
+    with _inputs_changed(module, shape, _first_of_each):
+        yield
+
+
+def _found_once(model: nn.Module, shape: torch.Size, find: Callable[[], nn.Module | None]) -> nn.Module | None:
+    """What `find` gives for this model, looked for on its first batch of enough positions to try with."""
+    if model not in _found:
+        if shape[1] < 4:
+            return None
+        _found[model] = find()
+    return _found[model]
 
 
 def _first_position_wise(
@@ -148,9 +154,11 @@ def _earliest(
         if poisoned is None or not torch.equal(poisoned, expected):
             break  # positions mix here, and so they do from any earlier module on
         alone = answer(module, some, of_some)
+        if alone is None or alone.shape != expected.shape:
+            continue
         # another blocking of the same matrix product may round differently
-        if alone is not None and alone.shape == expected.shape:
-            found = module if torch.allclose(alone, expected, rtol=1e-2, atol=1e-3) else found
+        if torch.allclose(alone, expected, rtol=1e-2, atol=1e-3):
+            found = module
     return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import gdrop_viz as gv
 from gdrop_viz import _position_wise
-from tests.zoo import EOS, FIRST_WORD, build
+from tests.zoo import EOS, FIRST_WORD, ModelCase, build
 
 
 def found(case) -> list[str]:
@@ -62,14 +64,9 @@ def test_a_term_with_a_row_per_sequence_keeps_the_sequences_apart():
     torch.testing.assert_close(gv.sequence_losses(case.model, case.batch)[2], expected)
 
 
-def classifier(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+def classifier(name: str) -> ModelCase:
     case = build(name, head="ForSequenceClassification", num_labels=3)
-    return case.model, {**case.batch, "labels": torch.tensor([0, 2, 1])}
-
-
-def first_only(model, batch) -> list[str]:
-    gv.sequence_losses(model, batch)
-    return [name for name, module in model.named_modules() if module is _position_wise._found[model]]
+    return replace(case, batch={**case.batch, "labels": torch.tensor([0, 2, 1])})
 
 
 @pytest.mark.parametrize(
@@ -83,26 +80,25 @@ def first_only(model, batch) -> list[str]:
     ],
 )
 def test_a_classifier_that_reads_the_first_position_is_fed_no_other(name, expected):
-    model, batch = classifier(name)
-    assert first_only(model, batch) == ([] if expected is None else [expected])
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
-    logits = model(**inputs).logits
-    expected_losses = torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
-    torch.testing.assert_close(gv.sequence_losses(model, batch), expected_losses)
+    case = classifier(name)
+    assert found(case) == ([] if expected is None else [expected])
+    logits = case.model(**{key: value for key, value in case.batch.items() if key != "labels"}).logits
+    expected_losses = torch.nn.functional.cross_entropy(logits, case.batch["labels"], reduction="none")
+    torch.testing.assert_close(gv.sequence_losses(case.model, case.batch), expected_losses)
 
 
 def test_a_classifier_of_the_last_word_is_not_taken_in_by_sequences_of_one_word():
-    model, batch = classifier("GPT2")
-    short = {key: value.clone() for key, value in batch.items()}
-    short["input_ids"][:, 1:] = model.config.pad_token_id
+    case = classifier("GPT2")
+    short = {key: value.clone() for key, value in case.batch.items()}
+    short["input_ids"][:, 1:] = case.model.config.pad_token_id
     short["attention_mask"][:, 1:] = 0
-    assert first_only(model, short) == []
+    assert found(replace(case, batch=short)) == []
 
 
 def test_a_classifier_that_wants_an_end_mark_at_the_end_gets_whole_sequences():
-    model, batch = classifier("Bart")
-    ids = batch["input_ids"].repeat(1, 2)  # longer than a trial
-    ids[:, :] = torch.where(ids == EOS, FIRST_WORD, ids)
+    case = classifier("Bart")
+    ids = case.batch["input_ids"].repeat(1, 2)  # longer than a trial
+    ids = ids.masked_fill(ids == EOS, FIRST_WORD)
     ids[:, -1] = EOS
-    longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": batch["labels"]}
-    assert first_only(model, longer) == []
+    longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": case.batch["labels"]}
+    assert found(replace(case, batch=longer)) == []

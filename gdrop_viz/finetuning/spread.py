@@ -148,12 +148,12 @@ def _remote_run(
     threads: int,
     stop: StopSignal,
 ) -> list[dict[str, Any]] | None:
-    """Train in a worker; None says that the worker has no model yet and needs the parcel."""
+    """Train in a worker; None says that the worker has no model yet and needs the parcel, or is to stop."""
     if stop.is_set():
         return []
     lm = _UNPACKED.get(checksum) if parcel is None else _unpacked(parcel, stop)
     if lm is None:
-        return [] if stop.is_set() else None
+        return None
     with limited_threads(threads):
         return run_rows(lm, task, arm, seed, fraction, hyperparameters, stop=stop)
 
