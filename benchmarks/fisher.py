@@ -23,11 +23,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gdrop_viz._state import preserved_requires_grad
+from gdrop_viz.base.state import preserved_requires_grad
 from gdrop_viz.fisher.batch import Objective, by_hooks
 from gdrop_viz.fisher.self_check import untrusted
 from gdrop_viz.fisher.sums import Sums
-from gdrop_viz.objectives import sequence_losses
+from gdrop_viz.models.losses import sequence_losses
 
 LENGTH = 128
 

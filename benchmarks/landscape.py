@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gdrop_viz as gv
 from benchmarks.landscape_peers import installed_peers
-from gdrop_viz.landscape import Direction, loss_surface, random_direction
+from gdrop_viz.landscape import loss_surface
+from gdrop_viz.perturbation import Direction, random_direction
 
 
 def the_model(name: str, n_sequences: int) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz.landscape import Direction
+from gdrop_viz.perturbation import Direction
 
 PlainPass = Callable[[nn.Module, Any], float]
 Contestant = Callable[[], Any]

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from gdrop_viz.base.logs import show_log
 from gdrop_viz.commands.compare import compare
 from gdrop_viz.commands.fisher import fisher
 from gdrop_viz.commands.landscape import landscape
 from gdrop_viz.commands.report import report
-from gdrop_viz.logs import show_log
 
 app = typer.Typer(
     help="""See where a pretrained language model keeps its information, and what guided dropout does with it.
@@ -40,7 +40,7 @@ for command in (fisher, landscape, compare, report):
 @app.command()
 def problem() -> None:
     """Print versions, device and settings for a report of a problem; nothing private is in it."""
-    from gdrop_viz.problem_report import problem_report
+    from gdrop_viz.commands.problem import problem_report
 
     print(problem_report())
 
@@ -54,7 +54,7 @@ def demo(
     seeds: Annotated[int, typer.Option(help="Seeds per arm and data fraction.")] = 3,
 ) -> None:
     """Walk through the whole method in a few minutes and write one page with findings and pictures."""
-    from gdrop_viz.demo import run_demo
+    from gdrop_viz.commands.demo import run_demo
 
     run_demo(output, model=model, task=task, n_train=n_train, seeds=seeds)
 
@@ -69,9 +69,9 @@ def landscape_findings(
     directions: Annotated[int, typer.Option(help="Random directions of each comparison.")] = 8,
 ) -> None:
     """Measure how the loss rises along informative and other parameters, beside the Hessian. Goes on where it was."""
-    from gdrop_viz.bundled import bundled_models, data_folder
-    from gdrop_viz.landscape import measure_landscape
-    from gdrop_viz.pretrained import load_pretrained
+    from gdrop_viz.models.bundled import bundled_models, data_folder
+    from gdrop_viz.models.pretrained import load_pretrained
+    from gdrop_viz.studies import measure_landscape
 
     for model in models or bundled_models():
         found = measure_landscape(

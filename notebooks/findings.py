@@ -34,7 +34,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gdrop_viz as gv
-from gdrop_viz.bundled import bundled_models, data_folder
+from gdrop_viz.models.bundled import bundled_models, data_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 N_TRAIN, N_VALIDATION, EPOCHS = 1000, 1000, 3

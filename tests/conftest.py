@@ -84,13 +84,13 @@ def tiny_bert():
 
 @pytest.fixture
 def tiny_lm(tiny_bert):
-    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.models.pretrained import Pretrained
 
     return Pretrained(tiny_bert, word_tokenizer(), objective="mlm", name="tiny")
 
 
 @pytest.fixture
 def tiny_batches(tiny_lm):
-    from gdrop_viz.corpora import pretraining_batches
+    from gdrop_viz.text.batches import pretraining_batches
 
     return pretraining_batches(tiny_lm, sentences(40), n_sequences=10, batch_size=4, max_length=12)

@@ -14,10 +14,9 @@ from typing import Any
 
 def model(name: str, **settings: Any) -> dict[str, Any]:
     import gdrop_viz as gv
-    from gdrop_viz.landscape.fingerprint import model_checksum
 
     lm = gv.load_pretrained(name, **settings)
-    return {"objective": lm.objective, "class": type(lm.model).__name__, "weights": model_checksum(lm.model)}
+    return {"objective": lm.objective, "class": type(lm.model).__name__, "weights": model_digest(lm.model)}
 
 
 def texts(name: str, **settings: Any) -> dict[str, Any]:

@@ -72,11 +72,11 @@ def compare(
 
     Example: `python -m gdrop_viz compare --task glue/rte --seeds 10 --fraction 1 --fraction 0.25 --workers 4`
     """
-    from gdrop_viz._processes import is_first
+    from gdrop_viz.base.processes import is_first
     from gdrop_viz.finetuning import compare as run_comparison
     from gdrop_viz.fisher import Fisher
-    from gdrop_viz.landscape.fingerprint import model_checksum
-    from gdrop_viz.tasks import load_task
+    from gdrop_viz.models.digest import model_digest
+    from gdrop_viz.text.tasks import load_task
 
     lm = options.load_model(model, revision, trust_remote_code, "cpu")  # each run goes to a GPU by itself
     rows = load_task(task).subset(n_train=n_train, n_validation=n_validation)
@@ -91,7 +91,7 @@ def compare(
         from gdrop_viz.dropout import guided_dropout
 
         schedule = guided_dropout(lm.model, Fisher.load(file, model=lm.model), lower=lower, upper=upper)
-    settings = {"model": lm.name, "weights": model_checksum(lm.model), "task": task, "lower": lower, "upper": upper}
+    settings = {"model": lm.name, "weights": model_digest(lm.model), "task": task, "lower": lower, "upper": upper}
     settings |= {"rate": rate, "epochs": epochs, "learning rate": learning_rate, "batch size": batch_size}
     settings |= {"max length": max_length, "n_train": n_train, "n_validation": n_validation}
     claim(output, "compare", settings)

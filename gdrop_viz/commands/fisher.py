@@ -47,7 +47,7 @@ def fisher(
 
     Example: `python -m gdrop_viz fisher --model gpt2 --sequences 1000 --output results/gpt2`
     """
-    from gdrop_viz._processes import is_first, joined
+    from gdrop_viz.base.processes import is_first, joined
 
     with joined():
         lm = options.load_model(model, revision, trust_remote_code, device)
@@ -56,9 +56,9 @@ def fisher(
             progress=is_first(),
         )  # fmt: skip
         from gdrop_viz.fisher import Fisher, fisher_information
-        from gdrop_viz.landscape.fingerprint import model_checksum
+        from gdrop_viz.models.digest import model_digest
 
-        settings = {"model": lm.name, "weights": model_checksum(lm.model), "text": batches.checksum}
+        settings = {"model": lm.name, "weights": model_digest(lm.model), "text": batches.checksum}
         settings |= {"estimator": estimator, "resolution": resolution, "stop when stable": stop_when_stable}
         if is_first():
             claim(output, "fisher", settings)

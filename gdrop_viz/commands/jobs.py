@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 import typer
 
-from gdrop_viz._files import atomic_path
+from gdrop_viz.base.files import atomic_path
 
 _STOPPED = 130  # the exit status of a program that was interrupted
 _Command = TypeVar("_Command", bound=Callable[..., Any])

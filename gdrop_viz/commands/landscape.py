@@ -13,8 +13,8 @@ from gdrop_viz.commands import options
 from gdrop_viz.commands.jobs import claim, end_stopped, job, stoppable, workers
 
 if TYPE_CHECKING:
-    from gdrop_viz.landscape import Selection
-    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.models.pretrained import Pretrained
+    from gdrop_viz.perturbation import Selection
 
 FOLDER = "surfaces"
 
@@ -72,7 +72,7 @@ def landscape(
     Example: `python -m gdrop_viz landscape --move top --move random --share 0.01 --points 21 --workers 4`
     """
     from gdrop_viz.landscape import loss_surfaces, proposed_extent
-    from gdrop_viz.landscape.fingerprint import model_checksum
+    from gdrop_viz.models.digest import model_digest
 
     if not share > 0:
         raise ValueError(f"--share must be above 0, got {share}")
@@ -81,7 +81,7 @@ def landscape(
     batches = options.load_text(
         lm, text, text_config, sequences=sequences, batch_size=batch_size, max_length=max_length, seed=seed
     )
-    settings: dict[str, Any] = {"model": lm.name, "weights": model_checksum(lm.model), "text": batches.checksum}
+    settings: dict[str, Any] = {"model": lm.name, "weights": model_digest(lm.model), "text": batches.checksum}
     settings |= {"points": points, "extent": extent, "equal distance": equal_distance, "seed": seed}
     claim(output, "landscape", settings)
     with stoppable() as stop, workers(n_workers, scheduler) as executor:
@@ -114,7 +114,7 @@ def _scores(lm: Pretrained, move: list[Part], file: Path) -> Any:
 def _planes(
     lm: Pretrained, scores: Any, move: list[Part], share: float, equal_distance: bool, seed: int
 ) -> dict[str, list[Any]]:
-    from gdrop_viz.landscape import bottom_k, random_direction, random_k, top_k
+    from gdrop_viz.perturbation import bottom_k, random_direction, random_k, top_k
 
     by = "element" if scores is None or scores.scores is not None else "tensor"
     chosen: dict[str, Selection | None] = {}

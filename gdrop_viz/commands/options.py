@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from gdrop_viz.corpora import Batches
-    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.models.pretrained import Pretrained
+    from gdrop_viz.text.batches import Batches
 
 COMMANDS = ("fisher", "landscape", "compare")
 
@@ -122,7 +122,7 @@ Scheduler = Annotated[
 
 def load_model(name: str, revision: str | None, trust_remote_code: bool, device: str) -> Pretrained:
     """Load the model that the options name, on the device that they name."""
-    from gdrop_viz.pretrained import load_pretrained
+    from gdrop_viz.models.pretrained import load_pretrained
 
     if device == "auto":
         import torch
@@ -144,7 +144,7 @@ def load_text(
     progress: bool = True,
 ) -> Batches:
     """Return the masked text that the options name."""
-    from gdrop_viz.corpora import pretraining_batches
+    from gdrop_viz.text.batches import pretraining_batches
 
     return pretraining_batches(
         lm, text, dataset_config=text_config, n_sequences=sequences, batch_size=batch_size, max_length=max_length,

@@ -12,7 +12,7 @@ import typer
 from gdrop_viz.commands.jobs import job
 
 if TYPE_CHECKING:
-    from gdrop_viz.report import Page
+    from gdrop_viz.commands.page import Page
 
 _Result = TypeVar("_Result")
 
@@ -41,7 +41,7 @@ def page_of(folder: Path, title: str) -> Page:
     """Return the page of whatever results lie below `folder`; raises ValueError if there is none."""
     import matplotlib
 
-    from gdrop_viz.report import Page
+    from gdrop_viz.commands.page import Page
 
     matplotlib.use("Agg")
     page = Page(title)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from gdrop_viz.dropout.backbone import Backbone, backbone_of, plain_name
-from gdrop_viz.dropout.rates import between, check_bounds, few
 from gdrop_viz.dropout.schedule import DropoutSchedule
-from gdrop_viz.dropout.sites import DropoutSite, locate, scheduled_sites
+from gdrop_viz.models.backbone import Backbone, backbone_of, plain_name
+from gdrop_viz.sites.rates import between, check_bounds, few
+from gdrop_viz.sites.sites import DropoutSite, locate, scheduled_sites
 
 if TYPE_CHECKING:
     from gdrop_viz.fisher import Fisher

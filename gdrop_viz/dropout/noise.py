@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
-from gdrop_viz.dropout.backbone import backbone_of
-from gdrop_viz.dropout.observe import SDPA_SIGNATURE, observed, register_dropout_function
-from gdrop_viz.dropout.rates import few
 from gdrop_viz.dropout.schedule import DropoutSchedule, uniform_dropout
-from gdrop_viz.dropout.sites import LocatedSite, locate
+from gdrop_viz.models.backbone import backbone_of
+from gdrop_viz.sites.observation import SDPA_SIGNATURE, observed, register_dropout_function
+from gdrop_viz.sites.rates import few
+from gdrop_viz.sites.sites import LocatedSite, locate
 
 _REPLACED = ("dropout", "scaled_dot_product_attention", "gaussian_noise")
 

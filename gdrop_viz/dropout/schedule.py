@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from gdrop_viz._sealed import load_json, save_json
-from gdrop_viz.dropout.backbone import backbone_of
-from gdrop_viz.dropout.observe import observed
-from gdrop_viz.dropout.rates import between, check_bounds, check_rate, few
-from gdrop_viz.dropout.sites import DropoutSite, LocatedSite, locate, scheduled_sites
+from gdrop_viz.base.saved import load_json, save_json
+from gdrop_viz.models.backbone import backbone_of
+from gdrop_viz.sites.observation import observed
+from gdrop_viz.sites.rates import between, check_bounds, check_rate, few
+from gdrop_viz.sites.sites import DropoutSite, LocatedSite, locate, scheduled_sites
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,9 +17,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from gdrop_viz._processes import n_processes, rank
+from gdrop_viz.base.processes import n_processes, rank
 from gdrop_viz.finetuning.events import Event, Listener, StopSignal
-from gdrop_viz.tasks import Task
+from gdrop_viz.text.tasks import Task
 
 
 class Stopped(Exception):

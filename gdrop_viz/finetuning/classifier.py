@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from gdrop_viz._hashing import feed_tensors
-from gdrop_viz._hub import quiet_libraries
-from gdrop_viz._state import preserved_rng
-from gdrop_viz.anatomy import place_of
+from gdrop_viz.base.digest import feed_tensors
+from gdrop_viz.base.state import preserved_rng
+from gdrop_viz.models.anatomy import place_of
+from gdrop_viz.models.hub import quiet_libraries
 
 if TYPE_CHECKING:
-    from gdrop_viz.pretrained import Pretrained
-    from gdrop_viz.tasks import Task
+    from gdrop_viz.models.pretrained import Pretrained
+    from gdrop_viz.text.tasks import Task
 
 # entries of a config that say where a checkpoint came from, not what the model computes
 _ORIGIN = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
@@ -72,10 +72,10 @@ def pad_token_id(lm: Pretrained) -> int:
     return next((int(token) for token in candidates if isinstance(token, int) and token >= 0), 0)
 
 
-def model_checksum(lm: Pretrained) -> str:
+def pretrained_digest(lm: Pretrained) -> str:
     """Return a sha256 of what `lm` gives to a fine-tuning run: config, backbone weights and tokenizer.
 
-    >>> len(model_checksum(lm))  # doctest: +SKIP
+    >>> len(pretrained_digest(lm))  # doctest: +SKIP
     64
     """
     config = {key: value for key, value in lm.model.config.to_dict().items() if key not in _ORIGIN}

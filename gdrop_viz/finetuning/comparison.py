@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gdrop_viz._state import preserved_rng
+from gdrop_viz.base.state import preserved_rng
 from gdrop_viz.finetuning.arms import Arm, WeightDecayArm, apply_arm, describe_arm, mean_rate
-from gdrop_viz.finetuning.classifier import build_classifier, model_checksum
+from gdrop_viz.finetuning.classifier import build_classifier, pretrained_digest
 from gdrop_viz.finetuning.events import Listener, StopSignal
 from gdrop_viz.finetuning.ledger import Ledger, Run
 from gdrop_viz.finetuning.result import Comparison
@@ -24,8 +24,8 @@ from gdrop_viz.finetuning.store import RunStore
 from gdrop_viz.finetuning.train import Hyperparameters, check_inputs, default_learning_rate, run_rows, training_subset
 
 if TYPE_CHECKING:
-    from gdrop_viz.pretrained import Pretrained
-    from gdrop_viz.tasks import Task
+    from gdrop_viz.models.pretrained import Pretrained
+    from gdrop_viz.text.tasks import Task
 
 
 def compare(
@@ -101,7 +101,7 @@ def compare(
     descriptions = _checked_arms(arms, lm, task)
     subsets = {(fraction, seed): training_subset(task, fraction, seed) for fraction in fractions for seed in seeds}
     common = {
-        "model": model_checksum(lm),
+        "model": pretrained_digest(lm),
         "task": _task_checksum(task),
         "hyperparameters": hyperparameters.to_dict(),
     }

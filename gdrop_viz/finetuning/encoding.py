@@ -9,13 +9,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from gdrop_viz._hub import quiet_libraries
 from gdrop_viz.finetuning.classifier import pad_token_id
+from gdrop_viz.models.hub import quiet_libraries
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.models.pretrained import Pretrained
 
 Features = dict[str, np.ndarray]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gdrop_viz._processes import is_first
-from gdrop_viz._progress import progress_bar
+from gdrop_viz.base.processes import is_first
+from gdrop_viz.base.progress import progress_bar
 from gdrop_viz.finetuning.events import Event, EventKind, Listener
 from gdrop_viz.finetuning.result import Comparison
 from gdrop_viz.finetuning.result_files import run_table

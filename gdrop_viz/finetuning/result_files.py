@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdrop_viz._sealed import load_json, save_json
+from gdrop_viz.base.saved import load_json, save_json
 from gdrop_viz.finetuning.result import Comparison
 from gdrop_viz.finetuning.store import RunStore
 from gdrop_viz.finetuning.train import COLUMNS

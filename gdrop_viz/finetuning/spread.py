@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gdrop_viz._executors import held_by_workers, n_workers
-from gdrop_viz._hub import quiet_libraries
-from gdrop_viz._state import preserved_rng
-from gdrop_viz.finetuning.classifier import model_checksum
+from gdrop_viz.base.parallel import held_by_workers, n_workers
+from gdrop_viz.base.state import preserved_rng
+from gdrop_viz.finetuning.classifier import pretrained_digest
 from gdrop_viz.finetuning.events import Event, StopSignal
 from gdrop_viz.finetuning.ledger import Ledger, Run, scores_at
 from gdrop_viz.finetuning.train import Hyperparameters, my_turn, run_rows
+from gdrop_viz.models.hub import quiet_libraries
 
 if TYPE_CHECKING:
-    from gdrop_viz.pretrained import Pretrained
-    from gdrop_viz.tasks import Task
+    from gdrop_viz.models.pretrained import Pretrained
+    from gdrop_viz.text.tasks import Task
 
 _POLL_SECONDS = 0.2
 
@@ -164,7 +164,7 @@ def _packed(lm: Pretrained) -> _Parcel:
     # clones, since safetensors refuses tied tensors; loading ties them again
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in lm.model.state_dict().items()}
     return _Parcel(
-        model_checksum(lm), type(lm.model), lm.model.config, save(state), lm.tokenizer, lm.objective, lm.name
+        pretrained_digest(lm), type(lm.model), lm.model.config, save(state), lm.tokenizer, lm.objective, lm.name
     )
 
 
@@ -175,7 +175,7 @@ _UNPACKED: dict[str, Pretrained] = {}
 def _unpacked(parcel: _Parcel, stop: StopSignal | None = None) -> Pretrained | None:
     from safetensors.torch import load
 
-    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.models.pretrained import Pretrained
 
     # building the model draws random numbers, which belong to the process: not while another thread trains
     with my_turn(stop) as mine:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gdrop_viz._files import exclusive
-from gdrop_viz._processes import is_first
-from gdrop_viz._sealed import load_json, save_json
+from gdrop_viz.base.files import exclusive
+from gdrop_viz.base.processes import is_first
+from gdrop_viz.base.saved import load_json, save_json
 
 logger = logging.getLogger(__name__)
 

@@ -17,23 +17,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from gdrop_viz._expect import expect
-from gdrop_viz._finite import check_finite_weights
-from gdrop_viz._hub import quiet_libraries
-from gdrop_viz._processes import n_processes, rank
-from gdrop_viz._state import preserved_rng, preserved_switches
+from gdrop_viz.base.checks import finite_weights, instance
+from gdrop_viz.base.processes import n_processes, rank
+from gdrop_viz.base.state import preserved_rng, preserved_switches
 from gdrop_viz.finetuning.arms import Arm, WeightDecayArm, apply_arm, weight_decay_of
 from gdrop_viz.finetuning.classifier import build_classifier
 from gdrop_viz.finetuning.encoding import PaddedBatches, encode, length_limit
 from gdrop_viz.finetuning.events import Listener, StopSignal
 from gdrop_viz.finetuning.units import percent
+from gdrop_viz.models.hub import quiet_libraries
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
 
-    from gdrop_viz.pretrained import Pretrained
-    from gdrop_viz.tasks import Task
+    from gdrop_viz.models.pretrained import Pretrained
+    from gdrop_viz.text.tasks import Task
 
 # the random generators belong to the process, so trainings in several threads (panels; Dask) take turns
 _ONE_RUN_AT_A_TIME = threading.RLock()
@@ -211,12 +210,12 @@ def check_inputs(lm: object, task: object) -> None:
 
     ValueError, with the name of the parameter, if the model has weights that are not finite.
     """
-    from gdrop_viz.pretrained import Pretrained
-    from gdrop_viz.tasks import Task
+    from gdrop_viz.models.pretrained import Pretrained
+    from gdrop_viz.text.tasks import Task
 
-    expect(lm, Pretrained, "lm", "load_pretrained")
-    expect(task, Task, "task", "load_task")
-    check_finite_weights(lm.model.named_parameters())
+    instance(lm, Pretrained, "lm", "load_pretrained")
+    instance(task, Task, "task", "load_task")
+    finite_weights(lm.model.named_parameters())
 
 
 def training_subset(task: Task, fraction: float, seed: int) -> Dataset:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz._finite import check_finite_losses
-from gdrop_viz._state import preserved_requires_grad
+from gdrop_viz.base.checks import finite_losses
+from gdrop_viz.base.state import preserved_requires_grad
 from gdrop_viz.fisher.estimators import surrogate_losses
 from gdrop_viz.fisher.sums import Sums
 from gdrop_viz.fisher.tracing import Tracer
-from gdrop_viz.objectives import Loss, predictions, sequence_losses
+from gdrop_viz.models.losses import Loss, predictions, sequence_losses
 
 Batch = Mapping[str, Tensor]
 
@@ -62,7 +62,7 @@ def by_hooks(
             losses = objective.losses(model, tracer.mark(batch), first)
             current = next(losses)
         while current is not None:
-            check_finite_losses(current, where, first=row)
+            finite_losses(current, where, first=row)
             with torch.enable_grad():
                 # the next surrogate needs the same graph: look ahead before letting this one go
                 following = next(losses, None)
@@ -97,7 +97,7 @@ def by_loop(
                 losses = objective.losses(model, part_of(batch, slice(n, n + 1)), first + n)
                 current = next(losses)
                 while current is not None:
-                    check_finite_losses(current, where, first=row + n)
+                    finite_losses(current, where, first=row + n)
                     following = next(losses, None)
                     keep = following is not None
                     gradients = torch.autograd.grad(current.sum(), tensors, allow_unused=True, retain_graph=keep)

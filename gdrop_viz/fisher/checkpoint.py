@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz._files import exclusive
-from gdrop_viz._hashing import feed_tensors
-from gdrop_viz._processes import distributed
-from gdrop_viz._sealed import load_tensors, save_tensors
+from gdrop_viz.base.digest import feed_tensors
+from gdrop_viz.base.files import exclusive
+from gdrop_viz.base.processes import distributed
+from gdrop_viz.base.saved import load_tensors, save_tensors
 from gdrop_viz.fisher.batch import Batch, Objective
 from gdrop_viz.fisher.sums import Sums
 

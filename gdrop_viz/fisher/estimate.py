@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from gdrop_viz._devices import check_weights_present, on_device_of
-from gdrop_viz._finite import check_finite_weights
-from gdrop_viz._interrupts import interruptible
-from gdrop_viz._processes import distributed
-from gdrop_viz._progress import progress_bar
-from gdrop_viz._state import preserved_modes
+from gdrop_viz.base.checks import finite_weights
+from gdrop_viz.base.interrupts import interruptible
+from gdrop_viz.base.processes import distributed
+from gdrop_viz.base.progress import progress_bar
+from gdrop_viz.base.state import preserved_modes
 from gdrop_viz.fisher.batch import Batch, Objective, batch_size, by_hooks, by_loop, part_of
 from gdrop_viz.fisher.checkpoint import Checkpoint, fingerprint
 from gdrop_viz.fisher.estimators import check_estimator
@@ -29,7 +28,8 @@ from gdrop_viz.fisher.result import Fisher
 from gdrop_viz.fisher.self_check import untrusted
 from gdrop_viz.fisher.stability import settled
 from gdrop_viz.fisher.sums import Sums
-from gdrop_viz.objectives import Loss, check_batch
+from gdrop_viz.models.devices import check_weights_present, on_device_of
+from gdrop_viz.models.losses import Loss, check_batch
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class _Run:
             raise ValueError("stop_when_stable= needs one process: several would not stop at the same batch.")
         # random labels belong to a sequence's number in the whole text, whichever process takes it
         self.starts = [0, *accumulate(batch_size(batch) for batch in batches)]
-        check_finite_weights(self.model.named_parameters())
+        finite_weights(self.model.named_parameters())
         self.sums = Sums.of(self.parameters, elements=self.resolution == "element")
         return batches
 

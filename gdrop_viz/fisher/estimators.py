@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from gdrop_viz.objectives import Predictions
+from gdrop_viz.models.losses import Predictions
 
 ESTIMATORS = ("empirical", "sampled", "hutchinson", "exact")
 _MOST_CLASSES = 1024

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gdrop_viz._processes import distributed
+from gdrop_viz.base.processes import distributed
 from gdrop_viz.fisher.batch import Batch
 from gdrop_viz.fisher.sums import Sums
 

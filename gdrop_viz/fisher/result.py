@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz._sealed import load_tensors, save_tensors
-from gdrop_viz.anatomy import places_of
+from gdrop_viz.base.saved import load_tensors, save_tensors
+from gdrop_viz.models.anatomy import places_of
 
 if TYPE_CHECKING:
     import pandas as pd

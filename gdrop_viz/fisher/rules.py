@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gdrop_viz._nested import mapped, tensors_in
-from gdrop_viz._position_wise import OFFSETS
+from gdrop_viz.base.nested import mapped, tensors_in
 from gdrop_viz.fisher.per_sample import ElementwiseUse, MatrixUse, RowwiseUse, TableUse, Use
+from gdrop_viz.models.position_wise import OFFSETS
 
 if TYPE_CHECKING:
     from gdrop_viz.fisher.tracing import Tracer

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from gdrop_viz.anatomy import places_of
+from gdrop_viz.models.anatomy import places_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,7 @@ def grouped_history(values: np.ndarray, names: Sequence[str], groups: Mapping[st
 
 def _sites(model: nn.Module, names: list[str]) -> dict[str, list[str]]:
     """The model's dropout sites and the parameters they follow; layers x components where it has none."""
-    from gdrop_viz.dropout import dropout_sites
+    from gdrop_viz.sites import dropout_sites
 
     known = set(names)
     try:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gdrop_viz._nested import mapped, tensors_in
+from gdrop_viz.base.nested import mapped, tensors_in
 from gdrop_viz.fisher.per_sample import PulledBackUse, Use
 from gdrop_viz.fisher.rules import MARK, RULES, Unsupported, expanded
 

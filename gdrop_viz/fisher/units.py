@@ -1,6 +1,6 @@
 """Which attention head, which hidden neuron does each element of a tensor belong to?
 
-Read from the tensor's dotted name, as the places in `gdrop_viz.anatomy` are, for the naming habits of the Hugging Face
+Read from the tensor's dotted name, as the places in `models.anatomy` are, for the naming habits of the Hugging Face
 zoo. A head owns its rows of the query, key and value projections (weights and biases) and its columns of the output
 projection; a neuron of a feed-forward block owns its row of the projection in, its bias, and its column of the
 projection out. What serves all units alike (an output projection's bias, a norm) belongs to none.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from gdrop_viz.anatomy import places_of
+from gdrop_viz.models.anatomy import places_of
 
 if TYPE_CHECKING:
     import pandas as pd

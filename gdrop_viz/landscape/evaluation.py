@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz._devices import check_weights_present, on_device_of
-from gdrop_viz._finite import check_finite_losses, check_finite_weights
-from gdrop_viz._state import preserved_modes, preserved_rng
-from gdrop_viz.landscape.directions import Direction, working_dtype
-from gdrop_viz.objectives import Loss, sequence_losses
+from gdrop_viz.base.checks import finite_losses, finite_weights
+from gdrop_viz.base.state import preserved_modes, preserved_rng
+from gdrop_viz.models.devices import check_weights_present, on_device_of
+from gdrop_viz.models.losses import Loss, sequence_losses
+from gdrop_viz.perturbation.directions import Direction, working_dtype
 
 Batch = Mapping[str, Tensor]
 Planes = Mapping[str, Sequence[Direction]]
@@ -109,7 +109,7 @@ class PointEvaluator:
                     raise Stopped
                 found = sequence_losses(self.model, batch, loss=self.loss).double()
                 if not any(coefficients):
-                    check_finite_losses(found, f"batch {number}")
+                    finite_losses(found, f"batch {number}")
                 losses.append(found)
         metrics = {name: float(metric(self.model, self.batches)) for name, metric in self.metrics.items()}
         return PointValue(torch.cat(losses).cpu().numpy(), metrics)
@@ -192,7 +192,7 @@ def checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics:
     if not planes:
         raise ValueError("expected at least one surface to compute, got none")
     check_weights_present(model)
-    check_finite_weights(model.named_parameters())
+    finite_weights(model.named_parameters())
     parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
     for directions in planes.values():
         wrong = next((d for d in directions if not isinstance(d, Direction)), None)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from gdrop_viz.landscape.directions import Direction
 from gdrop_viz.landscape.evaluation import Batch, Stopped, checked, evaluating
-from gdrop_viz.objectives import Loss
+from gdrop_viz.models.losses import Loss
+from gdrop_viz.perturbation.directions import Direction
 
 _PROBE_SEQUENCES = 32
 _LARGEST_EXTENT = 64.0

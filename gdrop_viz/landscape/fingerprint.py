@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from gdrop_viz._hashing import feed_tensors
+from gdrop_viz.base.digest import feed_tensors
 
 
 def check_same(path: Path, there: dict[str, Any] | None, now: dict[str, Any]) -> None:
@@ -33,12 +33,6 @@ def text_checksum(batches: Any, kept: Sequence[Mapping[str, Tensor]]) -> str:
     if isinstance(checksum := getattr(batches, "checksum", None), str):
         return checksum
     return hashlib.sha256("".join(map(tensors_checksum, kept)).encode()).hexdigest()
-
-
-def model_checksum(model: nn.Module) -> str:
-    """The sha256 of class, parameters and buffers."""
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return hashlib.sha256(f"{type(model).__qualname__} {tensors_checksum(state)}".encode()).hexdigest()
 
 
 def tensors_checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz.landscape._tensor_file import read_tensors, write_tensors
-from gdrop_viz.landscape.checkpoints import weights_of
-from gdrop_viz.landscape.directions import Direction, difference_direction
-from gdrop_viz.landscape.selection import Selection
+from gdrop_viz.base.tensor_file import read_tensors, write_tensors
 from gdrop_viz.landscape.surface import Surface
 from gdrop_viz.landscape.sweep import Batch, loss_surface
+from gdrop_viz.perturbation.checkpoints import weights_of
+from gdrop_viz.perturbation.directions import Direction, difference_direction
+from gdrop_viz.perturbation.selection import Selection
 
 if TYPE_CHECKING:
     import pandas as pd

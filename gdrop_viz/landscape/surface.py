@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gdrop_viz._files import file_stem
+from gdrop_viz.base.files import file_stem
 from gdrop_viz.landscape import surface_file, surface_shape
 
 if TYPE_CHECKING:

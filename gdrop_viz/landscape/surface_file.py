@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gdrop_viz._files import atomic_path, unwritable
-from gdrop_viz._sealed import DamagedFile
+from gdrop_viz.base.files import atomic_path, unwritable
+from gdrop_viz.base.saved import DamagedFile
 from gdrop_viz.landscape.surface_seal import (
     POINTS,
     SEAL,

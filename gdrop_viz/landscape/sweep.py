@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from gdrop_viz._executors import held_by_workers, n_workers
-from gdrop_viz._files import exclusive
-from gdrop_viz._interrupts import interruptible
-from gdrop_viz._progress import progress_bar
-from gdrop_viz.landscape.directions import Direction
+from gdrop_viz.base.files import exclusive
+from gdrop_viz.base.interrupts import interruptible
+from gdrop_viz.base.parallel import held_by_workers, n_workers
+from gdrop_viz.base.progress import progress_bar
 from gdrop_viz.landscape.evaluation import (
     Batch,
     Metric,
@@ -36,11 +35,13 @@ from gdrop_viz.landscape.evaluation import (
     packed,
 )
 from gdrop_viz.landscape.extent import proposed_extent
-from gdrop_viz.landscape.fingerprint import model_checksum, tensors_checksum, text_checksum
+from gdrop_viz.landscape.fingerprint import tensors_checksum, text_checksum
 from gdrop_viz.landscape.grid import coarse_to_fine, coordinates
 from gdrop_viz.landscape.growing import GrowingSurface
 from gdrop_viz.landscape.surface import Surface, surface_path
-from gdrop_viz.objectives import Loss, loss_unit
+from gdrop_viz.models.digest import model_digest
+from gdrop_viz.models.losses import Loss, loss_unit
+from gdrop_viz.perturbation.directions import Direction
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +221,7 @@ def _filled(
     """The surfaces on the grid `axes`, whatever their files hold already taken as it is."""
     x, y = axes[0], axes[1] if len(axes) == 2 else None
     growing: dict[str, GrowingSurface] = {}
-    weights = model_checksum(model) if any(paths.values()) else None
+    weights = model_digest(model) if any(paths.values()) else None
     for label, directions in planes.items():
         metadata = _metadata(model, label, directions, n_sequences, text)
         metadata["unit"] = loss_unit(batches_kept[0], loss=loss)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdrop_viz._lazy import lazy_names
+from gdrop_viz.base.lazy import lazy_names
 
 _HOME = {
     "fisher_profile": "fisher",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gdrop_viz._expect import expect
+from gdrop_viz.base.checks import instance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ def dropout_rates(
     from gdrop_viz.dropout import DropoutSchedule
 
     for one in schedule.values() if isinstance(schedule, Mapping) else (schedule,):
-        expect(one, DropoutSchedule, "schedule", "guided_dropout")
+        instance(one, DropoutSchedule, "schedule", "guided_dropout")
     if not isinstance(schedule, Mapping):
         axes = _new_axes(1)[0] if ax is None else ax
         _draw(schedule, axes, title=f"{schedule.kind} dropout", top=_top([schedule]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gdrop_viz._expect import expect
+from gdrop_viz.base.checks import instance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,7 +147,7 @@ def _reading(result: Comparison, metric: str | None) -> tuple[str, float, str]:
     """The metric's name, the factor it is shown with and its unit."""
     from gdrop_viz.finetuning import Comparison
 
-    expect(result, Comparison, "result", "compare")
+    instance(result, Comparison, "result", "compare")
     if result.runs.empty:
         raise ValueError("the comparison holds no finished run, so there is nothing to draw")
     from gdrop_viz.finetuning.units import in_points

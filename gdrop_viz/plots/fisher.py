@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdrop_viz._expect import expect
+from gdrop_viz.base.checks import instance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -241,7 +241,7 @@ def _named(fisher: Fisher | Mapping[str, Fisher]) -> dict[str, Fisher]:
     if not named:
         raise ValueError("expected at least one Fisher result, got an empty mapping")
     for one in named.values():
-        expect(one, Fisher, "fisher", "fisher_information")
+        instance(one, Fisher, "fisher", "fisher_information")
     return named
 
 

@@ -11,8 +11,8 @@ from gdrop_viz.widgets.picture import Axis, Picture, Series
 
 if TYPE_CHECKING:
     from gdrop_viz.finetuning import Comparison
-    from gdrop_viz.pretrained import Pretrained
-    from gdrop_viz.tasks import Task
+    from gdrop_viz.models.pretrained import Pretrained
+    from gdrop_viz.text.tasks import Task
 
 _SPREAD = 0.6  # how much of the room between two fractions the arms take side by side
 
@@ -21,12 +21,12 @@ def found_results(path: Path, lm: Pretrained, task: Task, settings: Mapping[str,
     """The finished runs in the folder `path` with this model, task and settings, whatever their arms; None if none."""
     if not path.is_dir():
         return None
-    from gdrop_viz.finetuning.classifier import model_checksum
+    from gdrop_viz.finetuning.classifier import pretrained_digest
     from gdrop_viz.finetuning.result_files import comparisons_in
 
     for common, result in comparisons_in(path):
         fits = all(common["hyperparameters"].get(name, value) == value for name, value in settings.items())
-        if fits and result.metadata["task"] == task.name and common["model"] == model_checksum(lm):
+        if fits and result.metadata["task"] == task.name and common["model"] == pretrained_digest(lm):
             return result
     return None
 

@@ -22,8 +22,8 @@ from gdrop_viz.widgets.slider import NumberSlider
 if TYPE_CHECKING:
     from gdrop_viz.finetuning import Comparison
     from gdrop_viz.fisher import Fisher
-    from gdrop_viz.pretrained import Pretrained
-    from gdrop_viz.tasks import Task
+    from gdrop_viz.models.pretrained import Pretrained
+    from gdrop_viz.text.tasks import Task
 
 
 class DropoutLab(RunPanel):
@@ -84,7 +84,7 @@ class DropoutLab(RunPanel):
         self.result: Comparison | None = None
         preamble = []
         if task is None:
-            from gdrop_viz.tasks import load_task
+            from gdrop_viz.text.tasks import load_task
 
             task = load_task("sentiment")
             preamble.append('task = gv.load_task("sentiment")')
@@ -226,7 +226,7 @@ class DropoutLab(RunPanel):
 
 
 def _default_fisher(lm: Pretrained) -> Fisher:
-    from gdrop_viz.corpora import pretraining_batches
     from gdrop_viz.fisher import fisher_information
+    from gdrop_viz.text.batches import pretraining_batches
 
     return fisher_information(lm.model, pretraining_batches(lm, n_sequences=64), resolution="tensor")

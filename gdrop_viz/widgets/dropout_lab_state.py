@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from gdrop_viz.widgets.picture import Axis, Picture, Series
 
 if TYPE_CHECKING:
-    from gdrop_viz.dropout import DropoutSchedule, DropoutSite
+    from gdrop_viz.dropout import DropoutSchedule
+    from gdrop_viz.sites import DropoutSite
 
 STANDARD_RATE = 0.1
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdrop_viz._expect import expect
+from gdrop_viz.base.checks import instance
 from gdrop_viz.fisher import Fisher
 from gdrop_viz.plots.fisher import fisher_groups, fisher_places
 from gdrop_viz.widgets.picture import Axis, Cells, Picture, Series
@@ -50,7 +50,7 @@ class FisherExplorerState:
         if not self.fishers:
             raise ValueError("expected at least one Fisher result, got an empty mapping")
         for name, fisher in self.fishers.items():
-            expect(fisher, Fisher, f"fisher {name!r}" if name else "fisher", "fisher_information")
+            instance(fisher, Fisher, f"fisher {name!r}" if name else "fisher", "fisher_information")
         self.model = self.model or next(iter(self.fishers))
 
     @property

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from gdrop_viz._expect import expect
-from gdrop_viz._files import file_stem
+from gdrop_viz.base.checks import instance
+from gdrop_viz.base.files import file_stem
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.code_box import CodeBox
 from gdrop_viz.widgets.landscape_explorer_state import BY, FRACTIONS, KINDS, NORMALIZATIONS, LandscapeExplorerState
@@ -23,7 +23,7 @@ from gdrop_viz.widgets.slider import NumberSlider
 if TYPE_CHECKING:
     from gdrop_viz.fisher import Fisher
     from gdrop_viz.landscape import Surface, SurfacePoint
-    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.models.pretrained import Pretrained
 
 
 class LandscapeExplorer(RunPanel):
@@ -64,11 +64,11 @@ class LandscapeExplorer(RunPanel):
         seed: int = 0,
     ) -> None:
         from gdrop_viz.fisher import Fisher
-        from gdrop_viz.pretrained import Pretrained
+        from gdrop_viz.models.pretrained import Pretrained
 
         super().__init__()
-        expect(lm, Pretrained, "lm", "load_pretrained")
-        expect(fisher, Fisher, "fisher", "fisher_information")
+        instance(lm, Pretrained, "lm", "load_pretrained")
+        instance(fisher, Fisher, "fisher", "fisher_information")
         self.lm, self.fisher, self.batches = lm, fisher, batches
         by = "element" if fisher.scores is not None else "tensor"
         folder = Path(path) / _identity(lm, batches)
@@ -261,7 +261,7 @@ class LandscapeExplorer(RunPanel):
 
 def _identity(lm: Pretrained, batches: Any) -> str:
     """A folder name of its own for each model and text: surfaces of others are never shown as theirs."""
-    from gdrop_viz.landscape.fingerprint import model_checksum
+    from gdrop_viz.models.digest import model_digest
 
     text = getattr(batches, "checksum", None) or f"{len(batches)} batches"
-    return f"{file_stem(lm.name)}-{model_checksum(lm.model)[:8]}-{text[:8]}"
+    return f"{file_stem(lm.name)}-{model_digest(lm.model)[:8]}-{text[:8]}"

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gdrop_viz.fisher import Fisher
-    from gdrop_viz.landscape import Direction, Surface
+    from gdrop_viz.landscape import Surface
+    from gdrop_viz.perturbation import Direction
 
 KINDS = ("top", "random", "bottom", "all")
 BY = ("element", "tensor", "layer", "component")
@@ -79,7 +80,7 @@ class LandscapeExplorerState:
 
     def planes(self, model: nn.Module, fisher: Fisher) -> dict[str, list[Direction]]:
         """The two directions of each panel, by label."""
-        from gdrop_viz.landscape import bottom_k, random_direction, random_k, top_k
+        from gdrop_viz.perturbation import bottom_k, random_direction, random_k, top_k
 
         select = {
             "top": lambda: top_k(fisher, self.k, by=self.by),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gdrop_viz.report import Page
+from gdrop_viz.commands.page import Page
 from tests.browser.jupyter import write_notebook
 from tests.browser.tiny_notebooks import MODEL, TASK
 
@@ -55,7 +55,7 @@ def report() -> Page:
 @pytest.mark.parametrize("guarded", [True, False])
 def test_reports(open_page, tmp_path, monkeypatch, guarded):
     if not guarded:  # the test would notice
-        monkeypatch.setattr("gdrop_viz.report.html.escape", lambda text, quote=True: text)
+        monkeypatch.setattr("gdrop_viz.commands.page.html.escape", lambda text, quote=True: text)
     path = report().write(tmp_path / "page.html")
     page = open_page().page
     page.goto(path.as_uri())

@@ -10,7 +10,7 @@ from tests.conftest import random_bert, sentences, word_tokenizer
 @pytest.fixture(scope="session")
 def study(tmp_path_factory):
     """Folder with model/, text.txt and task.csv."""
-    from gdrop_viz.pretrained import Pretrained
+    from gdrop_viz.models.pretrained import Pretrained
 
     folder = tmp_path_factory.mktemp("study")
     Pretrained(random_bert(), word_tokenizer(), objective="mlm").save(folder / "model")

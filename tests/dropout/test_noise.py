@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gdrop_viz import DropoutSchedule, gaussian_dropout, guided_dropout, measured_dropout, uniform_dropout
 from gdrop_viz.dropout.noise import _attention, gaussian_noise
 from tests.dropout.stand_ins import made_up_fisher
-from tests.dropout.test_sites import assert_unchanged, snapshot
+from tests.sites.test_sites import assert_unchanged, snapshot
 from tests.zoo import ZOO, build
 
 pytestmark = pytest.mark.filterwarnings("ignore:fused attention")

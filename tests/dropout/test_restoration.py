@@ -9,7 +9,7 @@ from torch import nn
 
 from gdrop_viz import dropout_sites, gaussian_dropout, guided_dropout, measured_dropout, uniform_dropout
 from tests.dropout.stand_ins import made_up_fisher
-from tests.dropout.test_sites import assert_unchanged, snapshot
+from tests.sites.test_sites import assert_unchanged, snapshot
 from tests.zoo import build
 
 

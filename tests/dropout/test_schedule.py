@@ -14,7 +14,7 @@ from torch import nn
 from gdrop_viz import DropoutSchedule, Fisher, dropout_sites, guided_dropout, measured_dropout, uniform_dropout
 from gdrop_viz.dropout.guided import _log_positions, _rank_positions
 from tests.dropout.stand_ins import made_up_fisher
-from tests.dropout.test_sites import assert_unchanged, snapshot
+from tests.sites.test_sites import assert_unchanged, snapshot
 from tests.zoo import ZOO, build
 
 

@@ -33,6 +33,6 @@ def _quick_garbage_collection():
 
 @pytest.fixture
 def toy_task():
-    from gdrop_viz.tasks import Task
+    from gdrop_viz.text.tasks import Task
 
     return Task("animals", train=animal_rows(96, seed=0), validation=animal_rows(40, seed=1))

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gdrop_viz.finetuning.classifier import build_classifier, model_checksum
-from gdrop_viz.pretrained import Pretrained
+from gdrop_viz.finetuning.classifier import build_classifier, pretrained_digest
+from gdrop_viz.models.pretrained import Pretrained
 from tests.conftest import random_bert, word_tokenizer
 from tests.zoo import build
 
@@ -74,29 +74,29 @@ def test_half_precision_models_are_trained_in_single_precision(toy_task):
 
 class TestChecksum:
     def test_it_is_the_same_for_the_same_model_and_for_a_copy_from_disk(self, tiny_lm, tmp_path):
-        from gdrop_viz.pretrained import load_pretrained
+        from gdrop_viz.models.pretrained import load_pretrained
 
         tiny_lm.save(tmp_path / "model")
-        assert model_checksum(load_pretrained(tmp_path / "model")) == model_checksum(tiny_lm)
+        assert pretrained_digest(load_pretrained(tmp_path / "model")) == pretrained_digest(tiny_lm)
 
     def test_every_weight_counts(self, tiny_lm):
-        before = model_checksum(tiny_lm)
+        before = pretrained_digest(tiny_lm)
         weight = tiny_lm.model.bert.encoder.layer[1].output.dense.weight
         with torch.no_grad():
             weight[3, 4] += 1e-6
-        assert model_checksum(tiny_lm) != before
+        assert pretrained_digest(tiny_lm) != before
 
     def test_the_state_of_the_tokenizer_does_not_count_but_its_words_do(self, tiny_lm):
-        before = model_checksum(tiny_lm)
+        before = pretrained_digest(tiny_lm)
         tiny_lm.tokenizer(["a cat", "a"], padding=True, truncation=True, max_length=4)
-        assert model_checksum(tiny_lm) == before
+        assert pretrained_digest(tiny_lm) == before
         tiny_lm.tokenizer.add_tokens(["unheard"])
-        assert model_checksum(tiny_lm) != before
+        assert pretrained_digest(tiny_lm) != before
 
     def test_the_mode_does_not_count(self, tiny_lm):
-        before = model_checksum(tiny_lm)
+        before = pretrained_digest(tiny_lm)
         tiny_lm.model.train()
-        assert model_checksum(tiny_lm) == before
+        assert pretrained_digest(tiny_lm) == before
 
 
 class TestErrors:

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from gdrop_viz.finetuning.classifier import build_classifier
 from gdrop_viz.finetuning.encoding import PaddedBatches, encode, length_limit
-from gdrop_viz.pretrained import Pretrained
+from gdrop_viz.models.pretrained import Pretrained
 from tests.conftest import word_tokenizer
 from tests.zoo import build
 

@@ -28,7 +28,7 @@ import gdrop_viz as gv
 
 lm = gv.Pretrained(random_bert(), word_tokenizer(), objective="mlm", name="tiny")
 result = compared(lm, path={folder!r} + "/runs")
-from gdrop_viz._processes import n_processes, rank
+from gdrop_viz.base.processes import n_processes, rank
 assert n_processes() == 2
 result.save({folder!r} + f"/{{rank()}}.json")
 """

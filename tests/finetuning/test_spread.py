@@ -13,7 +13,7 @@ from gdrop_viz.dropout import uniform_dropout
 from gdrop_viz.finetuning import GaussianArm, compare
 from gdrop_viz.finetuning.spread import _packed, _unpacked
 from gdrop_viz.finetuning.train import my_turn
-from gdrop_viz.pretrained import Pretrained
+from gdrop_viz.models.pretrained import Pretrained
 from tests.conftest import word_tokenizer
 from tests.zoo import build
 

@@ -10,12 +10,13 @@ from datasets import Dataset
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from gdrop_viz.dropout import measured_dropout, uniform_dropout
+from gdrop_viz.dropout import uniform_dropout
 from gdrop_viz.finetuning import GaussianArm, Hyperparameters, WeightDecayArm, build_classifier, fine_tune
 from gdrop_viz.finetuning.encoding import PaddedBatches, encode
 from gdrop_viz.finetuning.train import default_learning_rate
-from gdrop_viz.pretrained import Pretrained
-from gdrop_viz.tasks import Task
+from gdrop_viz.models.pretrained import Pretrained
+from gdrop_viz.sites import measured_dropout
+from gdrop_viz.text.tasks import Task
 from tests.conftest import word_tokenizer
 from tests.finetuning.conftest import LEARNING, animal_rows
 from tests.zoo import build

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import gdrop_viz as gv
-from gdrop_viz.objectives import is_causal
+from gdrop_viz.models.losses import is_causal
 from tests.zoo import EOS, ZOO, build
 
 # Mixtures of experts keep their weights in stacks that a grouped matrix product reads: those go through the loop.

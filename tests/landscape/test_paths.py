@@ -10,20 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gdrop_viz.landscape import (
-    Direction,
-    LossLine,
-    Selection,
-    Trajectory,
-    loss_line,
-    project_trajectory,
-    random_direction,
-    select,
-    trajectory_directions,
-)
-from gdrop_viz.landscape.checkpoints import weights_of
-from gdrop_viz.objectives import sequence_losses
-from gdrop_viz.pretrained import Pretrained
+from gdrop_viz.landscape import LossLine, Trajectory, loss_line, project_trajectory, trajectory_directions
+from gdrop_viz.models.losses import sequence_losses
+from gdrop_viz.models.pretrained import Pretrained
+from gdrop_viz.perturbation import Direction, Selection, random_direction, select
+from gdrop_viz.perturbation.checkpoints import weights_of
 from tests.conftest import random_bert, word_tokenizer
 
 

@@ -20,17 +20,10 @@ import pytest
 import torch
 from torch import nn
 
-from gdrop_viz.landscape import (
-    Direction,
-    Surface,
-    hessian_trace,
-    loss_surface,
-    loss_surfaces,
-    proposed_extent,
-    random_direction,
-    random_k,
-)
-from gdrop_viz.objectives import sequence_losses
+from gdrop_viz.curvature import hessian_trace
+from gdrop_viz.landscape import Surface, loss_surface, loss_surfaces, proposed_extent
+from gdrop_viz.models.losses import sequence_losses
+from gdrop_viz.perturbation import Direction, random_direction, random_k
 from tests.landscape import words
 from tests.zoo import build
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gdrop_viz.landscape import Direction, random_direction
+from gdrop_viz.perturbation import Direction, random_direction
 
 WORDS = 20
 

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 import gdrop_viz as gv
-from gdrop_viz.bundled import bundled_findings, bundled_models, data_folder
-from gdrop_viz.tasks import Task
+from gdrop_viz.models.bundled import bundled_findings, bundled_models, data_folder
+from gdrop_viz.text.tasks import Task
 from tests.finetuning.conftest import animal_rows
 
 SCRIPT = Path(__file__).resolve().parents[2] / "notebooks" / "findings.py"

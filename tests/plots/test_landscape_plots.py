@@ -11,15 +11,9 @@ import pytest
 import torch
 from matplotlib.colors import LogNorm, to_rgb
 
-from gdrop_viz.landscape import (
-    LandscapeFindings,
-    SpectralDensity,
-    Surface,
-    Trajectory,
-    loss_line,
-    loss_surface,
-    random_direction,
-)
+from gdrop_viz.curvature import SpectralDensity
+from gdrop_viz.landscape import Surface, Trajectory, loss_line, loss_surface
+from gdrop_viz.perturbation import random_direction
 from gdrop_viz.plots.landscape import (
     compare_surfaces,
     fisher_beside_hessian,
@@ -30,6 +24,7 @@ from gdrop_viz.plots.landscape import (
     surface_radial,
     surface_section,
 )
+from gdrop_viz.studies import LandscapeFindings
 from tests.conftest import random_bert
 
 X = np.linspace(-1, 1, 11)

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 
 import gdrop_viz as gv
-from gdrop_viz.landscape.findings import LandscapeFindings
+from gdrop_viz.curvature.sequences import SequenceCurvature
 from gdrop_viz.landscape.paths import Trajectory
-from gdrop_viz.landscape.sequence_curvature import SequenceCurvature
+from gdrop_viz.studies.landscape_findings import LandscapeFindings
 from tests.conftest import random_bert, sentences, word_tokenizer
 from tests.torture.book import Book
 from tests.torture.children import run_child
@@ -182,7 +182,7 @@ def _sequence_curvature_bits(path: Path) -> list[bytes]:
 
 
 def _landscape_findings(path: Path) -> None:
-    from gdrop_viz.landscape.measuring import findings_json
+    from gdrop_viz.studies.landscape import findings_json
 
     group = {"by": "all", "group": "all"}
     path.write_text(

@@ -36,16 +36,16 @@ def _rarely(self: Any, sums: Any, batches_done: int, *, always: bool = False) ->
 _PATCHES: dict[str, Callable[[], list[Any]]] = {
     "renaming": lambda: [
         patch("tests.torture.kills.atomic_path", _in_place),
-        patch("gdrop_viz._sealed.atomic_path", _in_place),
+        patch("gdrop_viz.base.saved.atomic_path", _in_place),
     ],
     "clearing up": lambda: [patch("tests.torture.kills.exclusive", _without_clearing)],
     "a checkpoint after each batch": lambda: [patch("gdrop_viz.fisher.checkpoint.Checkpoint.write_if_due", _rarely)],
-    "checksums of tensors": lambda: [patch("gdrop_viz._sealed._tensors_checksum", lambda *_: "same")],
-    "checksums of JSON": lambda: [patch("gdrop_viz._sealed._json_checksum", lambda *_: "same")],
+    "checksums of tensors": lambda: [patch("gdrop_viz.base.saved._tensors_checksum", lambda *_: "same")],
+    "checksums of JSON": lambda: [patch("gdrop_viz.base.saved._json_checksum", lambda *_: "same")],
     "checksums of points": lambda: [
         patch("gdrop_viz.landscape.surface_file.checked_points", lambda file, marked: (marked, marked | True))
     ],
-    "checksums of model files": lambda: [patch("gdrop_viz.pretrained.verify", lambda path: None)],
+    "checksums of model files": lambda: [patch("gdrop_viz.models.pretrained.verify", lambda path: None)],
     "the modes": lambda: [
         patch("gdrop_viz.fisher.estimate.preserved_modes", lambda model: nullcontext(model.eval())),
     ],
@@ -53,14 +53,14 @@ _PATCHES: dict[str, Callable[[], list[Any]]] = {
         patch("gdrop_viz.fisher.batch.preserved_requires_grad", lambda model: nullcontext(model.requires_grad_(False)))
     ],
     "the weights": lambda: [patch("gdrop_viz.landscape.evaluation.MovedWeights._restore", lambda self, names: None)],
-    "the generators": lambda: [patch("gdrop_viz.landscape.hessian.preserved_rng", nullcontext)],
+    "the generators": lambda: [patch("gdrop_viz.curvature.hessian.preserved_rng", nullcontext)],
     "the generators of surfaces": lambda: [patch("gdrop_viz.landscape.evaluation.preserved_rng", nullcontext)],
     "the rates": lambda: [patch("gdrop_viz.dropout.schedule.DropoutSchedule.set_rates", _set_for_good)],
 }
 
 
 def _set_for_good(self: Any, model: Any, batch: Any) -> Callable[[], None]:
-    from gdrop_viz.dropout.sites import locate
+    from gdrop_viz.sites.sites import locate
 
     for place in self._matching(model.base_model, locate(model)):
         place.knob.set(self.rates[place.site.name])

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import gdrop_viz as gv
-from gdrop_viz._files import atomic_path, exclusive
+from gdrop_viz.base.files import atomic_path, exclusive
 from tests.conftest import random_bert, sentences, word_tokenizer
 from tests.torture.book import Book
 from tests.torture.children import Report, run_child

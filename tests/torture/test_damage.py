@@ -8,7 +8,7 @@ import os
 import pytest
 
 import gdrop_viz as gv
-from gdrop_viz._files import exclusive
+from gdrop_viz.base.files import exclusive
 from tests.torture import damage, guards
 from tests.torture.children import run_child
 

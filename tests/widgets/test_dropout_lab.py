@@ -15,7 +15,7 @@ from tests.finetuning.conftest import animal_rows
 
 @pytest.fixture(scope="module")
 def task():
-    from gdrop_viz.tasks import Task
+    from gdrop_viz.text.tasks import Task
 
     return Task("animals", train=animal_rows(32, seed=0), validation=animal_rows(16, seed=1))
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdrop_viz._expect import expect
+from gdrop_viz.base.checks import instance
 from gdrop_viz.plots.landscape.page import axes_or_new, ink, looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from gdrop_viz.landscape.findings import LandscapeFindings
+    from gdrop_viz.studies.landscape_findings import LandscapeFindings
 
 _MARKERS = "osD^vX"
 
@@ -28,9 +28,9 @@ def landscape_rises(findings: LandscapeFindings, *, step: float = 1.0) -> Figure
 
     import matplotlib.pyplot as plt
 
-    from gdrop_viz.landscape.findings import LandscapeFindings
+    from gdrop_viz.studies.landscape_findings import LandscapeFindings
 
-    expect(findings, LandscapeFindings, "findings", "measure_landscape")
+    instance(findings, LandscapeFindings, "findings", "measure_landscape")
     table, rises = findings.summary(step), findings.rises[findings.rises["step"] == step]
     comparisons = list(dict.fromkeys(table.index.get_level_values("comparison")))
     models = list(findings.settings)
@@ -72,9 +72,9 @@ def fisher_beside_hessian(findings: LandscapeFindings, *, ax: Axes | None = None
     findings from before sequences were kept apart). Groups with a negative estimate cannot be drawn on a logarithmic
     scale, and the title counts them.
     """
-    from gdrop_viz.landscape.findings import LandscapeFindings
+    from gdrop_viz.studies.landscape_findings import LandscapeFindings
 
-    expect(findings, LandscapeFindings, "findings", "measure_landscape")
+    instance(findings, LandscapeFindings, "findings", "measure_landscape")
     ax = axes_or_new(ax)
     ranks = findings.curvature[findings.curvature["by"] == "rank of the score"]
     left_out = 0

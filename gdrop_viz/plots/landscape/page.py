@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gdrop_viz._expect import expect
+from gdrop_viz.base.checks import instance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def named_surfaces(surfaces: Surface | Mapping[str, Surface]) -> dict[str, Surfa
 
     named = dict(surfaces) if isinstance(surfaces, Mapping) else {"": surfaces}
     for one in named.values():
-        expect(one, Surface, "surface", "loss_surface")
+        instance(one, Surface, "surface", "loss_surface")
     if not named:
         raise ValueError("expected at least one surface to draw, got none")
     return named

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gdrop_viz._expect import expect
+from gdrop_viz.base.checks import instance
 from gdrop_viz.plots.landscape.page import axes_or_new, ink, looks
 from gdrop_viz.plots.landscape.words import titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from gdrop_viz.landscape.density import SpectralDensity
+    from gdrop_viz.curvature.density import SpectralDensity
 
 
 def spectral_density(density: SpectralDensity, *, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Draw the density of the Hessian's eigenvalues on a logarithmic scale; band: lowest to highest of the probes."""
-    from gdrop_viz.landscape.density import SpectralDensity
+    from gdrop_viz.curvature.density import SpectralDensity
 
-    expect(density, SpectralDensity, "density", "hessian_density")
+    instance(density, SpectralDensity, "density", "hessian_density")
     ax = axes_or_new(ax)
     frame = density.to_frame()
     (color, _), *_ = looks(1)

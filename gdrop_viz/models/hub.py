@@ -1,0 +1,272 @@
+"""How do models and data sets come from outside, quietly, and with one clear line when they do not come?"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gdrop_viz.models.downloads import verified_downloads
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+FILE_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+_DATASET_LOGGERS = ("datasets", "huggingface_hub")
+
+
+def looks_like_path(name: str) -> bool:
+    """Return whether `name` can only mean a place on this machine: it exists, or is written as a path or a file.
+
+    >>> looks_like_path("./mine"), looks_like_path("reviews.csv"), looks_like_path("google-t5/t5-base")
+    (True, True, False)
+    """
+    path = Path(name).expanduser()
+    return (
+        name.startswith((".", "~", "/", os.sep))
+        or "\\" in name
+        or path.is_absolute()
+        or name.count("/") > 1
+        or path.suffix.lower() in FILE_FORMATS
+        or path.exists()
+    )
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence the log lines, warnings and weight-loading bars of transformers; download bars stay.
+
+    What a reader must know is said by this package in its own words, so the general remarks of the libraries only
+    bury it. All settings are restored.
+    """
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    bar, no_downloads = is_progress_bar_enabled(), are_progress_bars_disabled()
+    disable_progress_bar()  # of the hub's downloads too
+    if not no_downloads:
+        enable_progress_bars()
+    try:
+        with _quiet_loggers("transformers", "huggingface_hub"):
+            yield
+    finally:
+        if bar:
+            enable_progress_bar()
+            if no_downloads:
+                disable_progress_bars()
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Silence the log lines, warnings and bars ("Generating train split") of datasets; all settings are restored."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    off = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        with _quiet_loggers(*_DATASET_LOGGERS):
+            yield
+    finally:
+        if not off:
+            enable_progress_bars()
+
+
+@contextmanager
+def _quiet_loggers(*names: str) -> Iterator[None]:
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def explained_failures(kind: str, name: str, *, revision: str | None = None, instead: str = "") -> Iterator[None]:
+    """Turn the failures of loading the hub's `kind` ("model", "data set") `name` into one line with the remedy.
+
+    `instead` ends the line: what to use where nothing can be downloaded. The original exception is the cause.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise _explanation(error, kind, name, revision, instead) from error
+    except Exception as error:
+        library = type(error).__module__.split(".")[0]
+        if library.startswith(("httpx", "httpcore", "huggingface_hub", "datasets", "safetensors")) or (
+            # safetensors' module is builtins in some releases; a pickle that holds more than weights is not opened
+            type(error).__name__ in ("SafetensorError", "UnpicklingError")
+        ):
+            raise _explanation(error, kind, name, revision, instead) from error
+        raise
+
+
+def hub_has(
+    name: str, *, filename: str, revision: str | None = None, repo_type: Literal["model", "dataset"] = "model"
+) -> bool:
+    """Ask the hub once whether a repository has `filename`, if it is not in the cache; raises if that cannot be known.
+
+    The client itself retries for half a minute where there is no network, too long for a mistyped name. A repository
+    that has other files in the cache is taken for one that has it, where the hub does not answer.
+    """
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.file_download import repo_folder_name
+
+    if isinstance(try_to_load_from_cache(name, filename, revision=revision, repo_type=repo_type), str):
+        return True
+    try:
+        get_hf_file_metadata(hf_hub_url(name, filename, revision=revision, repo_type=repo_type), timeout=10)
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise
+    except errors.EntryNotFoundError:
+        return False
+    except (errors.HfHubHTTPError, errors.FileMetadataError):
+        pass  # a hiccup of the server: the real request retries
+    except Exception as error:
+        folder = repo_folder_name(repo_id=name, repo_type=repo_type)
+        if not (_is_unreachable([error]) and (Path(constants.HF_HUB_CACHE) / folder).exists()):
+            raise
+    return True
+
+
+def only_cached(name: str, *, filename: str, revision: str | None = None) -> bool:
+    """Return whether the cache has `filename` of a model and the hub does not answer.
+
+    Then the copy is to be taken at once: the client would try each of the model's files for half a minute.
+    """
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(name, filename, revision=revision), str):
+        return False
+    try:
+        get_hf_file_metadata(hf_hub_url(name, filename, revision=revision), timeout=10)
+    except (errors.HfHubHTTPError, errors.FileMetadataError):
+        return False  # it answers: what it says is for the real request
+    except Exception as error:
+        if not _is_unreachable([error]):
+            raise
+        return True
+    return False
+
+
+def _is_unreachable(chain: Iterable[BaseException]) -> bool:
+    from huggingface_hub import errors
+
+    kinds = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "ReadError", "RemoteProtocolError")
+    return any(
+        isinstance(link, (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)) or type(link).__name__ in kinds
+        for link in chain
+    )
+
+
+def _explanation(error: BaseException, kind: str, name: str, revision: str | None, instead: str) -> Exception:
+    from huggingface_hub import errors
+
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    names = {type(link).__name__ for link in chain}
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    text = " ".join(str(error).split())
+    all_text = " ".join(map(str, chain))
+    if "trust_remote_code" in all_text:
+        what = f"the {kind} {name!r} needs code of its own: read it on its page, then pass trust_remote_code=True"
+        return ValueError(_line(what))
+    if caused_by(errors.GatedRepoError) or "is a gated" in all_text:
+        what = f"the {kind} {name!r} is gated: ask for access on its hub page, then log in with `hf auth login`"
+        return RuntimeError(_line(what, instead))
+    if caused_by(errors.RevisionNotFoundError):
+        return ValueError(
+            _line(f"the {kind} {name!r} has no revision {revision!r}; take a branch, tag or commit of it")
+        )
+    if caused_by(errors.OfflineModeIsEnabled):
+        what = f"the {kind} {name!r} is not in the local cache and offline mode is on: unset HF_HUB_OFFLINE"
+        return RuntimeError(_line(what, instead))
+    if _is_unreachable(chain):
+        what = f"the {kind} {name!r} is not in the local cache and the hub could not be reached: check the network"
+        return RuntimeError(_line(what, instead))
+    if caused_by(errors.RepositoryNotFoundError, errors.HFValidationError) or "DatasetNotFoundError" in names:
+        what = f"no {kind} {name!r} was found, neither bundled, nor as a local path, nor on the hub"
+        return FileNotFoundError(_line(f"{what} (a private one needs `hf auth login`)", instead))
+    if "UnpicklingError" in names:
+        what = f"the weights of the {kind} {name!r} are a pickle with more than weights in it, which could run code"
+        return RuntimeError(_line(f"{what}, so it is not opened: take a checkpoint saved as safetensors"))
+    if "consistency check" in all_text.lower():
+        what = f"a file of the {kind} {name!r} came damaged and was not kept ({text[:140]}): load it again"
+        return RuntimeError(_line(what))
+    if "SafetensorError" in names:
+        what = f"a file of the {kind} {name!r} is damaged ({text[:120]}): delete it and download it again"
+        return RuntimeError(_line(what))
+    if caused_by(errors.HfHubHTTPError):
+        return RuntimeError(
+            _line(f"the hub failed while sending the {kind} {name!r} ({text[:160]}): try again", instead)
+        )
+    kept = ValueError if isinstance(error, ValueError) else RuntimeError
+    return kept(_line(f"the {kind} {name!r} could not be loaded: {text[:300]}"))
+
+
+def _line(what: str, instead: str = "") -> str:
+    return f"{what}; {instead}" if instead else what
+
+
+def read_table(path: str | os.PathLike[str]) -> Dataset:
+    """Read a local csv, tsv, json, jsonl, parquet or txt file (column "text", a row per line) into a `Dataset`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is missing, of another format, or empty or broken.
+    """
+    from datasets import load_dataset
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a file with text, but {str(path)!r} does not exist")
+    if path.suffix.lower() not in FILE_FORMATS:
+        raise ValueError(f"expected a file ending in {', '.join(FILE_FORMATS)}, got {path.name!r}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"the file {str(path)!r} is empty; give a file with rows")
+    options: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    with quiet_datasets():
+        try:
+            return load_dataset(FILE_FORMATS[path.suffix.lower()], data_files=str(path), split="train", **options)
+        except Exception as error:
+            cause = " ".join(str(error.__cause__ or error).split())
+            raise ValueError(f"the file {str(path)!r} could not be read as {path.suffix[1:]}: {cause[:200]}") from error
+
+
+def hub_dataset(name: str, *, config: str | None = None, revision: str | None = None, instead: str = "") -> DatasetDict:
+    """Return all splits of the data set `name` from the hub."""
+    from datasets import load_dataset
+
+    # the bars stay: a download may take long
+    with (
+        explained_failures("data set", name, revision=revision, instead=instead),
+        _quiet_loggers(*_DATASET_LOGGERS),
+        verified_downloads(name, "dataset") as made_from_them,
+    ):
+        hub_has(name, filename="README.md", revision=revision, repo_type="dataset")
+        splits = load_dataset(name, config, revision=revision)
+        tables = [table for rows in splits.values() for table in rows.cache_files]
+        made_from_them.extend({Path(table["filename"]).parent for table in tables})
+        return splits

@@ -1,0 +1,1 @@
+"""Text: pretraining batches, labelled tasks, completions."""

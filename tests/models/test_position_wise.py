@@ -1,0 +1,104 @@
+"""Is the end of the model found from which predicted positions suffice, and nothing before it?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import gdrop_viz as gv
+from gdrop_viz.models import position_wise as _position_wise
+from tests.zoo import EOS, FIRST_WORD, ModelCase, build
+
+
+def found(case) -> list[str]:
+    gv.sequence_losses(case.model, case.batch)
+    return [name for name, module in case.model.named_modules() if module is _position_wise._found[case.model]]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Bert", "bert.encoder.layer.1.attention.output"),
+        ("DistilBert", "distilbert.transformer.layer.1.sa_layer_norm"),
+        ("ModernBert", "model.final_norm"),  # norms first: the last residual goes around everything else
+        ("Albert", "predictions"),  # its layers are one module, called twice
+        ("GPT2", "lm_head"),
+        ("T5", "lm_head"),
+    ],
+)
+def test_the_earliest_module_after_the_last_mixing_of_positions(name, expected):
+    assert found(build(name)) == [expected]
+
+
+def test_a_mixing_too_weak_to_be_seen_in_the_logits_is_noticed():
+    case = build("Bert")
+    transform = case.model.cls.predictions.transform
+    plain = transform.forward
+    transform.forward = lambda hidden: plain(hidden + 1e-12 * hidden.roll(1, dims=1))
+    assert found(case) == []
+
+
+def test_the_last_layer_sees_the_predicted_positions_only():
+    case, rows = build("Bert"), []
+    layers = case.model.bert.encoder.layer
+    gv.sequence_losses(case.model, case.batch)
+    for layer in layers:
+        layer.intermediate.register_forward_hook(lambda module, args, out: rows.append(out.shape[:-1].numel()))
+    gv.sequence_losses(case.model, case.batch)
+    assert rows == [case.batch["labels"].numel(), int((case.batch["labels"] != -100).sum())]
+
+
+def test_a_term_with_a_row_per_sequence_keeps_the_sequences_apart():
+    # fed as one long sequence, a shift of each sequence's own would not fit
+    case = build("Bert")
+    output = case.model.bert.encoder.layer[1].output
+    plain = output.forward
+    shift = torch.randn(3, 1, 16)
+    output.forward = lambda hidden, residual: plain(hidden, residual) + shift[: len(hidden)]
+    assert found(case) == ["cls"]
+    labels = case.batch["labels"]
+    logits = case.model(**{key: value for key, value in case.batch.items() if key != "labels"}).logits
+    expected = torch.nn.functional.cross_entropy(logits[2], labels[2], ignore_index=-100)
+    torch.testing.assert_close(gv.sequence_losses(case.model, case.batch)[2], expected)
+
+
+def classifier(name: str) -> ModelCase:
+    case = build(name, head="ForSequenceClassification", num_labels=3)
+    return replace(case, batch={**case.batch, "labels": torch.tensor([0, 2, 1])})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Bert", "bert.encoder.layer.1.attention.output"),
+        ("DistilBert", "distilbert.transformer.layer.1.sa_layer_norm"),
+        ("Roberta", "roberta.encoder.layer.1.attention.output"),
+        ("GPT2", None),  # reads the last word
+        ("Llama", None),
+    ],
+)
+def test_a_classifier_that_reads_the_first_position_is_fed_no_other(name, expected):
+    case = classifier(name)
+    assert found(case) == ([] if expected is None else [expected])
+    logits = case.model(**{key: value for key, value in case.batch.items() if key != "labels"}).logits
+    expected_losses = torch.nn.functional.cross_entropy(logits, case.batch["labels"], reduction="none")
+    torch.testing.assert_close(gv.sequence_losses(case.model, case.batch), expected_losses)
+
+
+def test_a_classifier_of_the_last_word_is_not_taken_in_by_sequences_of_one_word():
+    case = classifier("GPT2")
+    short = {key: value.clone() for key, value in case.batch.items()}
+    short["input_ids"][:, 1:] = case.model.config.pad_token_id
+    short["attention_mask"][:, 1:] = 0
+    assert found(replace(case, batch=short)) == []
+
+
+def test_a_classifier_that_wants_an_end_mark_at_the_end_gets_whole_sequences():
+    case = classifier("Bart")
+    ids = case.batch["input_ids"].repeat(1, 2)  # longer than a trial
+    ids = ids.masked_fill(ids == EOS, FIRST_WORD)
+    ids[:, -1] = EOS
+    longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": case.batch["labels"]}
+    assert found(replace(case, batch=longer)) == []
