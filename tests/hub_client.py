@@ -14,6 +14,7 @@ from typing import Any
 
 def model(name: str, **settings: Any) -> dict[str, Any]:
     import gdrop_viz as gv
+    from gdrop_viz.models.digest import model_digest
 
     lm = gv.load_pretrained(name, **settings)
     return {"objective": lm.objective, "class": type(lm.model).__name__, "weights": model_digest(lm.model)}

@@ -107,10 +107,10 @@ def finite_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
 
     >>> finite_weights([("a.weight", torch.tensor([1.0, torch.inf]))])
     Traceback (most recent call last):
-    ValueError: expected finite weights, got NaN or infinite values in 'a.weight'; load sound weights first
+    ValueError: expected finite weights, got NaN or infinity in 'a.weight'; load sound weights first
     """
     if (bad := not_finite(weights)) is not None:
-        raise ValueError(f"expected finite weights, got NaN or infinite values in {bad!r}; load sound weights first")
+        raise ValueError(f"expected finite weights, got NaN or infinity in {bad!r}; load sound weights first")
 
 
 def finite_losses(losses: Tensor, where: str, *, first: int = 0) -> None:

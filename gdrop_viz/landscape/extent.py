@@ -35,7 +35,7 @@ def proposed_extent(
     set, for nothing can be said of the radius then.
 
     >>> import torch
-    >>> from gdrop_viz.landscape import random_direction
+    >>> from gdrop_viz.perturbation import random_direction
     >>> model = nn.Linear(2, 1)
     >>> square = lambda outputs, batch: outputs[:, 0] ** 2
     >>> proposed_extent(model, [{"input": torch.ones(4, 2)}], random_direction(model, norm=1.0), loss=square) > 0

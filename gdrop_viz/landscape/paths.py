@@ -197,7 +197,7 @@ def project_trajectory(
     Checkpoints are models, state dicts, or safetensors files (read one at a time). Parameters that a checkpoint
     lacks count as not moved. Raises ValueError if the directions do not span a plane.
 
-    >>> from gdrop_viz.landscape import random_direction
+    >>> from gdrop_viz.perturbation import random_direction
     >>> model = nn.Linear(3, 3)
     >>> plane = [random_direction(model, seed=seed) for seed in (0, 1)]
     >>> moved = {"weight": model.weight.detach() + 0.5 * plane[0].vectors["weight"]}

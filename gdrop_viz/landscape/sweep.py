@@ -120,7 +120,7 @@ def loss_surface(
     belongs to another computation; ValueError if a loss at θ is not finite; RuntimeError if another run is writing
     the file.
 
-    >>> from gdrop_viz.landscape import random_direction
+    >>> from gdrop_viz.perturbation import random_direction
     >>> model = nn.Linear(2, 1)
     >>> square = lambda outputs, batch: outputs[:, 0] ** 2
     >>> batches = [{"input": torch.ones(4, 2)}]
@@ -153,7 +153,7 @@ def loss_surfaces(
     with `folder=` each is kept in its own HDF5 file there. `settings` are those of `loss_surface`: metrics, loss,
     progress, executor, on_point, stop. With extent=None all share the widest of the proposed ones.
 
-    >>> from gdrop_viz.landscape import random_direction, random_k
+    >>> from gdrop_viz.perturbation import random_direction, random_k
     >>> model = nn.Linear(2, 2)
     >>> square = lambda outputs, batch: outputs[:, 0] ** 2
     >>> planes = {f"seed {seed}": random_direction(model, seed=seed) for seed in (0, 1)}

@@ -41,7 +41,7 @@ class Selection:
         The scores that the selection was made from, if any; `summary` and `to_frame` use them.
 
     >>> model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
-    >>> from gdrop_viz.landscape import random_k
+    >>> from gdrop_viz.perturbation import random_k
     >>> few = random_k(model, 4, seed=0)
     >>> few.n_elements, (~few).n_elements, (few | ~few).n_elements, (few & ~few).n_elements
     (4, 7, 11, 0)

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from gdrop_viz.base.intervals import mean_with_errors, rank_agreement, ratio_of_sums
-from gdrop_viz.curvature import SequenceCurvature
-from gdrop_viz.curvature import sequences as sequence_curvature
+from gdrop_viz.curvature import SequenceCurvature, sequence_curvature
 from gdrop_viz.fisher import fisher_information
 from gdrop_viz.fisher.batch import part_of
 from gdrop_viz.perturbation import random_k, select

@@ -88,6 +88,8 @@ def checkpoints(tmp_path_factory) -> list[dict[str, bytes]]:
 
 
 def weights(seed: int) -> str:
+    from gdrop_viz.models.digest import model_digest
+
     return model_digest(random_bert(seed))
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import gdrop_viz as gv
-from gdrop_viz import landscape
+from gdrop_viz import curvature, landscape, studies
 from gdrop_viz.commands.page import Page
 from gdrop_viz.finetuning.train import COLUMNS
 
@@ -37,11 +37,9 @@ def things(tiny_lm, tiny_batches):
     return SimpleNamespace(lm=tiny_lm, batches=tiny_batches, rows=rows)
 
 
-def _findings() -> landscape.LandscapeFindings:
+def _findings() -> studies.LandscapeFindings:
     rise = {"model": EVIL, "comparison": EVIL, "moved": EVIL, "norm": 1.0, "step": 1.0, "rise": 1.0}
-    return landscape.LandscapeFindings(
-        pd.DataFrame([{**rise, "seed": s} for s in range(2)]), pd.DataFrame(), {EVIL: {}}
-    )
+    return studies.LandscapeFindings(pd.DataFrame([{**rise, "seed": s} for s in range(2)]), pd.DataFrame(), {EVIL: {}})
 
 
 def _comparison(rows: int) -> gv.Comparison:
@@ -49,8 +47,8 @@ def _comparison(rows: int) -> gv.Comparison:
     return gv.Comparison(pd.DataFrame(found, columns=COLUMNS), "accuracy", {"task": EVIL, "model": EVIL})
 
 
-def _curvature() -> landscape.SequenceCurvature:
-    return landscape.SequenceCurvature(np.ones((2, 1, 1)), np.ones((2, 1)), (EVIL,), (1,), EVIL)
+def _curvature() -> curvature.SequenceCurvature:
+    return curvature.SequenceCurvature(np.ones((2, 1, 1)), np.ones((2, 1)), (EVIL,), (1,), EVIL)
 
 
 def _line(things: Any) -> landscape.LossLine:
@@ -71,10 +69,10 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
         X, None, X**2, metadata={"label": EVIL, "model": EVIL, "directions": [{"label": EVIL, "norm": 1.0}]}
     ),
     "LossLine": _line,
-    "HessianTrace": lambda t: landscape.HessianTrace(np.ones((2, 1)), (EVIL,), (1,), EVIL),
+    "HessianTrace": lambda t: curvature.HessianTrace(np.ones((2, 1)), (EVIL,), (1,), EVIL),
     "SequenceCurvature": lambda t: _curvature(),
-    "HessianSpectrum": lambda t: landscape.HessianSpectrum(X[:1], X[:1], X[:1] > 0, (), 1, EVIL),
-    "SpectralDensity": lambda t: landscape.SpectralDensity(X[None], np.full((1, 3), 1 / 3), 3, EVIL),
+    "HessianSpectrum": lambda t: curvature.HessianSpectrum(X[:1], X[:1], X[:1] > 0, (), 1, EVIL),
+    "SpectralDensity": lambda t: curvature.SpectralDensity(X[None], np.full((1, 3), 1 / 3), 3, EVIL),
     "LandscapeFindings": lambda t: _findings(),
     "DropoutSchedule": lambda t: gv.DropoutSchedule({EVIL: 0.1}, kind=EVIL),
     "Comparison": lambda t: _comparison(2),

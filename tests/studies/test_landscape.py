@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from gdrop_viz.base.saved import DamagedFile
-from gdrop_viz.curvature import sequences as sequence_curvature
+from gdrop_viz.curvature import sequence_curvature
 from gdrop_viz.fisher import fisher_information
 from gdrop_viz.models.bundled import data_folder
 from gdrop_viz.studies import LandscapeFindings, measure_landscape

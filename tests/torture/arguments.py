@@ -366,6 +366,10 @@ def table(w: World) -> dict[str, dict[str, Call]]:
             "an unknown end": lambda w: gv.hessian_spectrum(w.model, w.batches, which="top", **quiet),
             "a negative tolerance": lambda w: gv.hessian_spectrum(w.model, w.batches, tolerance=-1.0, **quiet),
         },
+        "Hessian": {
+            "no model": lambda w: gv.Hessian("x", w.batches),
+            "no batches": lambda w: gv.Hessian(w.model, []),
+        },
         "hessian_trace": {
             **{what: lambda w, c=c: c(gv.hessian_trace) for what, c in hessian.items()},
             **{f"{n!r} probes": lambda w, n=n: gv.hessian_trace(w.model, w.batches, n, **quiet) for n in (0, -1, 1.5)},

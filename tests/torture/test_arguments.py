@@ -33,6 +33,6 @@ def test_it_fails_where_a_check_is_missing(monkeypatch):
     monkeypatch.setattr("gdrop_viz.dropout.schedule.check_rate", lambda what, rate: None)
     with pytest.raises(AssertionError, match=r"accepted without a word|raised"):
         arguments.trial("DropoutSchedule", "a rate of 1")
-    monkeypatch.setattr("gdrop_viz.plots.dropout.expect", lambda *_: None)
+    monkeypatch.setattr("gdrop_viz.plots.dropout.instance", lambda *_: None)
     with pytest.raises(AssertionError, match="raised"):
         arguments.trial("plots.dropout_rates", "text")
