@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from torch import Tensor
 
 from gdrop_viz.base.digest import feed_tensors
 from gdrop_viz.base.files import atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SEAL = "sha256"
 
@@ -32,16 +35,17 @@ class DamagedFile(ValueError):
 # --- result classes ---------------------------------------------------------------------------------------------------
 
 _Result = TypeVar("_Result", bound="Saved")
-_parts: dict[str, type] = {}
+_parts: dict[str, type[Saved]] = {}
 
 
 class Saved:
     """Base of the frozen dataclasses that hold a result: saving, loading, and how a terminal and a notebook show it.
 
     A subclass gives `_summary()`, its result in one line, and `to_frame()`, its table. Its fields may hold tensors,
-    arrays, numbers, texts, other `Saved` objects, and tuples and mappings of these; each comes back as it was.
+    arrays, numbers, texts, other `Saved` objects, and tuples and mappings of these; each comes back as it was. The
+    decorator needs `repr=False`, or dataclass writes a `__repr__` of its own.
 
-    >>> @dataclasses.dataclass(frozen=True)
+    >>> @dataclasses.dataclass(frozen=True, repr=False)
     ... class Scores(Saved):
     ...     values: np.ndarray
     ...     label: str = ""
@@ -91,17 +95,29 @@ class Saved:
             raise DamagedFile(f"{expected}, got {os.fspath(path)!r} with a {type(value).__name__}; name another file")
         return value
 
+    def _kept(self) -> dict[str, Any]:
+        """What a file keeps: all fields, unless a subclass has a shorter form of them, which its `_remade` takes."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def _remade(cls: type[_Result], kept: dict[str, Any]) -> _Result:
+        return cls(**kept)
+
     def _summary(self) -> str:
         return ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self))  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._summary()})"
 
+    def _table(self) -> pd.DataFrame | None:
+        """What a notebook shows below the line; None for nothing."""
+        return self.to_frame() if hasattr(self, "to_frame") else None
+
     def _repr_html_(self) -> str:
-        line = f"<p>{html.escape(repr(self))}</p>"
-        if not hasattr(self, "to_frame"):
+        line, table = f"<p>{html.escape(repr(self))}</p>", self._table()
+        if table is None:
             return line
-        return line + str(self.to_frame().to_html(float_format=lambda value: f"{value:.4g}", max_rows=self._rows))
+        return line + str(table.to_html(float_format=lambda value: f"{value:.4g}", max_rows=self._rows))
 
 
 def _flattened(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -113,8 +129,8 @@ def _flattened(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return value.item()
     if isinstance(value, Saved):
         kept = {
-            field.name: _flattened(getattr(value, field.name), f"{name}/{field.name}" if name else field.name, tensors)
-            for field in dataclasses.fields(value)  # type: ignore[arg-type]
+            part: _flattened(content, f"{name}/{part}" if name else part, tensors)
+            for part, content in value._kept().items()
         }
         return {"object": type(value).__name__, "fields": kept}
     if isinstance(value, Mapping):
@@ -133,7 +149,7 @@ def _restored(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if kind == "array":
         return tensors[content].numpy()
     if kind == "object":
-        return _parts[content](**{name: _restored(item, tensors) for name, item in more[0][1].items()})
+        return _parts[content]._remade({name: _restored(item, tensors) for name, item in more[0][1].items()})
     if kind == "mapping":
         return {tuple(key) if isinstance(key, list) else key: _restored(item, tensors) for key, item in content}
     return tuple(_restored(item, tensors) for item in content)
