@@ -326,7 +326,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         deep = [deep]
     lock = threading.Lock()
     for value in (lock, {"a": [lock]}, lambda: lock, (n for n in ()), torch.empty(2, device="meta"), deep):
-        with pytest.raises(Undigestible, match="expected .* whose content can be read, got"):
+        with pytest.raises(Undigestible, match=r"expected .* whose content can be read, got"):
             digest(value)
     with (tmp_path / "f").open("w") as file, pytest.raises(Undigestible, match="TextIOWrapper"):
         digest(file)
