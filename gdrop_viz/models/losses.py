@@ -20,7 +20,7 @@ from gdrop_viz.base.checks import module
 from gdrop_viz.models.backbone import undistributed, unwrapped
 from gdrop_viz.models.batches import IGNORED, as_batches, check_batch, check_predicts
 from gdrop_viz.models.determinism import check_determinism
-from gdrop_viz.models.devices import check_weights_present, device_of, on_device_of
+from gdrop_viz.models.devices import check_attention, check_weights_present, device_of, on_device_of
 from gdrop_viz.models.facts import facts_of
 from gdrop_viz.models.heads import Kind, kind_of, row_losses
 from gdrop_viz.models.inputs import (
@@ -229,20 +229,19 @@ def checked_batches(
     objective = objective or getattr(model, "objective", None)
     model = undistributed(module(model))
     check_weights_present(model)
+    check_attention(model)
     state_objective(model, objective if objective in OBJECTIVES else None)
     found = as_batches(batches)
     for number, batch in enumerate(found):
         check_batch(model, batch, loss=loss, where=f"batch {number}")
-    first = on_device_of(model, found[0])
+    facts, once = facts_of(model), "losses" if loss is None else "losses by loss="
+    if once not in facts:
+        _check_first_losses(model, on_device_of(model, found[0]), loss)
+        facts[once] = True
     if loss is None:
         found = _independent_of_padding(model, found)
-        first = on_device_of(model, found[0])
         if any(len(batch["labels"]) > 1 for batch in found):
-            mixes_sequences(model, first)
-    facts = facts_of(model)
-    if facts.get("checked") != (loss is None):
-        _check_first_losses(model, first, loss)
-        facts["checked"] = loss is None
+            mixes_sequences(model, on_device_of(model, found[0]))
     return found
 
 
@@ -271,12 +270,12 @@ def _check_first_losses(model: nn.Module, batch: Mapping[str, Any], loss: Loss |
     name = type(unwrapped(model)).__name__
     with trying(model):
         if loss is not None:
-            check_determinism(model, lambda: sequence_losses(model, few, loss=loss), "batch 0")
+            check_determinism(model, lambda: sequence_losses(model, few, loss=loss), "losses")
         else:
             with readable(model, "batch 0"):
-                check_determinism(model, lambda: sequence_losses(model, few), "batch 0")
                 if label_rule(model, few).per_sequence:
                     check_answers(model, few)
+                sequence_losses(model, few)
     changed = [name for name, version in versions.items() if few[name]._version != version]
     if changed:
         raise ValueError(

@@ -62,8 +62,20 @@ class Pretrained:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write weights (safetensors), config, tokenizer and their checksums to `folder`, for `load_pretrained`."""
+        """Write weights (safetensors), config, tokenizer and their checksums to `folder`, for `load_pretrained`.
+
+        Raises
+        ------
+        TypeError
+            If model or tokenizer cannot be saved (`tokenizer=None`); nothing is written then.
+        """
         folder = Path(folder)
+        for part, what in ((self.model, "model"), (self.tokenizer, "tokenizer")):
+            if not hasattr(part, "save_pretrained"):
+                raise TypeError(
+                    f"expected a {what} with save_pretrained, as transformers gives it, got {type(part).__name__}; "
+                    f"make the Pretrained with its {what}"
+                )
         with quiet_libraries():
             cast(Any, self.model).save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
