@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gdrop_viz.base.state import preserved_rng
+from gdrop_viz.base.state import limited_threads, preserved_rng
 from gdrop_viz.finetuning.arms import Arm, WeightDecayArm, apply_arm, describe_arm, mean_rate
 from gdrop_viz.finetuning.classifier import build_classifier, pretrained_digest
 from gdrop_viz.finetuning.events import Listener, StopSignal
 from gdrop_viz.finetuning.ledger import Ledger, Run
 from gdrop_viz.finetuning.result import Comparison
-from gdrop_viz.finetuning.spread import limited_threads, spread
+from gdrop_viz.finetuning.spread import spread
 from gdrop_viz.finetuning.store import RunStore
 from gdrop_viz.finetuning.train import Hyperparameters, check_inputs, default_learning_rate, run_rows, training_subset
 
