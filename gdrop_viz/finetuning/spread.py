@@ -15,8 +15,9 @@ import torch
 
 from gdrop_viz.base.parallel import Job, check_executor, packed, results
 from gdrop_viz.finetuning.events import Event, StopSignal
-from gdrop_viz.finetuning.ledger import Ledger, Run, scores_at
-from gdrop_viz.finetuning.train import Hyperparameters, run_rows
+from gdrop_viz.finetuning.hyperparameters import Hyperparameters
+from gdrop_viz.finetuning.tracker import Run, RunTracker, scores_at
+from gdrop_viz.finetuning.train import run_rows
 from gdrop_viz.finetuning.units import percent
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class _Runs:
 
 def spread(
     executor: Executor,
-    ledger: Ledger,
+    tracker: RunTracker,
     lm: Pretrained,
     task: Task,
     arms: Mapping[str, Any],
@@ -63,7 +64,7 @@ def spread(
     *,
     stop: StopSignal | None,
 ) -> None:
-    """Do the unfinished runs of `ledger` on `executor`; each is written down as soon as it comes back.
+    """Do the unfinished runs of `tracker` on `executor`; each is written down as soon as it comes back.
 
     After a stop, an exception or an interrupt, waiting runs are withdrawn and running ones end within one step (on
     machines that see this machine's temporary folder; elsewhere they run on, and are not used).
@@ -73,8 +74,8 @@ def spread(
         packed(arm, f"arm {name!r} as one")
 
     def jobs() -> Iterator[Job]:
-        for run in ledger.unfinished():
-            ledger.start(run)
+        for run in tracker.unfinished():
+            tracker.start(run)
             name = f"arm {run.arm!r}, {percent(run.fraction)}, seed {run.seed}"
             yield Job(run, name, (run.arm, run.seed, run.fraction))
 
@@ -87,7 +88,7 @@ def spread(
         )
         try:
             for run, rows in done:
-                _write_down(ledger, run, rows)
+                _write_down(tracker, run, rows)
         finally:
             done.close()
 
@@ -99,11 +100,11 @@ def _on_cpu(lm: Pretrained) -> Pretrained:
     return dataclasses.replace(lm, model=copy.deepcopy(lm.model).cpu())
 
 
-def _write_down(ledger: Ledger, run: Run, rows: list[dict[str, Any]]) -> None:
-    hear = ledger.listener(run)
+def _write_down(tracker: RunTracker, run: Run, rows: list[dict[str, Any]]) -> None:
+    hear = tracker.listener(run)
     epochs = sorted({row["epoch"] for row in rows})
     for epoch in epochs:
-        steps = run.total_steps * epoch // ledger.metadata["epochs"]
+        steps = run.total_steps * epoch // tracker.metadata["epochs"]
         hear(Event("epoch", epoch=epoch, step=steps, total_steps=run.total_steps, metrics=scores_at(rows, epoch)))
-    if ledger.finish(run, rows):
-        ledger.bar.update(run.total_steps)
+    if tracker.finish(run, rows):
+        tracker.bar.update(run.total_steps)
