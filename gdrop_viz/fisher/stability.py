@@ -1,4 +1,4 @@
-"""After how many sequences is the order of the layers settled? Rank stability of the scores, with a bootstrap.
+"""Rank stability of the scores: after how many sequences the order of the layers is settled, by a bootstrap.
 
 The paper takes 1 % of the corpus and shows that the scores look alike (its Table 1). Here the question has a measured
 answer: how well does the order from n sequences agree with the order that n other sequences would have given?
@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from gdrop_viz.models.anatomy import places_of
+from gdrop_viz.sites import dropout_sites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,17 +43,40 @@ def stability(
 ) -> pd.DataFrame:
     """Rank stability against the number of sequences.
 
-    history: `fisher.history`, mean scores per tensor (columns) of successive sequences (rows).
-    groups: {group: parameter names}; a group's score is the unweighted mean of its tensors' means (the paper's).
+    Parameters
+    ----------
+    history
+        `fisher.history`: mean scores per tensor (columns) of successive sequences (rows).
+    groups
+        {group: parameter names}; a group's score is the unweighted mean of its tensors' means (Sharma et al., 2024).
         Layers x components by default.
+    points
+        Numbers of sequences to look at, spaced evenly on a logarithmic axis.
+    seed
+        Of the bootstrap.
 
-    Returns a table with one row per number of sequences (up to half of them, doubling): the Spearman correlation of the
-    order after n sequences with the order of all of them, and the bootstrap's median and 95 % interval of the agreement
-    between two texts of n sequences.
+    Returns
+    -------
+    pandas.DataFrame
+        One row per number of sequences n: "correlation with all", the Spearman correlation of the order after n
+        sequences with the order of all of them; "agreement", "low" and "high", the bootstrap's median and 95 % interval
+        of the Spearman correlation between two texts of n sequences.
+
+    Raises
+    ------
+    ValueError
+        With fewer than 4 sequences.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> history = pd.DataFrame({f"h.{layer}.mlp.c_fc.weight": [layer + 1.0] * 8 for layer in range(3)})
+    >>> stability(history, points=2)["agreement"].tolist()
+    [1.0, 1.0]
     """
     import pandas as pd
 
-    values = grouped_history(history.to_numpy(), list(history.columns), groups or by_place(history.columns))
+    values = grouped_history(history.to_numpy(), list(history.columns), groups or by_place(list(history.columns)))
     n = len(values)
     if n < 4:
         raise ValueError(f"rank stability needs at least 4 sequences, got {n}: estimate on more text.")
@@ -67,7 +91,7 @@ def stability(
     return pd.DataFrame(rows, columns=["sequences", "correlation with all", "agreement", "low", "high"])
 
 
-def settled(model: nn.Module, history: np.ndarray, names: list[str], numel: np.ndarray, confidence: float) -> bool:
+def is_stable(model: nn.Module, history: np.ndarray, names: list[str], confidence: float) -> bool:
     """Whether two texts of this length would agree on the order of the dropout sites, at the stated confidence."""
     n = len(history)
     # a bootstrap after every batch would cost more than the batches: ask when the text has grown by a tenth
@@ -93,8 +117,6 @@ def grouped_history(values: np.ndarray, names: Sequence[str], groups: Mapping[st
 
 def _sites(model: nn.Module, names: list[str]) -> dict[str, list[str]]:
     """The model's dropout sites and the parameters they follow; layers x components where it has none."""
-    from gdrop_viz.sites import dropout_sites
-
     known = set(names)
     try:
         sites = dropout_sites(model)

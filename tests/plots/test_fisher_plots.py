@@ -19,7 +19,7 @@ def _closed_figures():
 
 @pytest.fixture
 def fisher(tiny_bert, tiny_batches):
-    return fisher_information(tiny_bert, tiny_batches, method="hooks", progress=False)
+    return fisher_information(tiny_bert, tiny_batches, method="batched", progress=False)
 
 
 def given(*means: float) -> Fisher:
