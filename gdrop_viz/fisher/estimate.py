@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from gdrop_viz.base.checks import few, module
@@ -72,7 +71,9 @@ def fisher_information(
         Names to restrict the work to; all of `model.named_parameters()` otherwise. Tied parameters count once.
     draws, seed
         Random draws per sequence of the "sampled" and "hutchinson" estimators, and their seed.
-    checkpoint
+    progress
+        Show a progress bar.
+    checkpoint, checkpoint_seconds
         A file to which the sums are written after each batch (after several, where writing would take more than a
         tenth of the time; at the latest after `checkpoint_seconds`) and at the end; a killed or stopped run called
         again continues from it and ends with the same bits. It must belong to the same model, text and settings, and
@@ -97,6 +98,7 @@ def fisher_information(
 
     Examples
     --------
+    >>> import torch
     >>> from transformers import BertConfig, BertForMaskedLM
     >>> size = dict(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     >>> model = BertForMaskedLM(BertConfig(**size))

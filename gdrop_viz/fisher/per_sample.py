@@ -66,7 +66,8 @@ class Use(ABC):
 class MatrixUse(Use):
     """A matrix product: G = Σ_t left_t right_tᵀ; the forward pass gives one factor, the backward the other.
 
-    `inputs` is (R, I), `gradient` that of the output, (R, O); the parameter is (O, I) if not `transposed` (nn.Linear), else (I, O) (GPT-2's Conv1D).
+    `inputs` is (R, I), `gradient` that of the output, (R, O); the parameter is (O, I) if not `transposed` (nn.Linear),
+    else (I, O) (GPT-2's Conv1D).
     """
 
     inputs: Tensor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from gdrop_viz.base.checks import number, one_of, whole
 from gdrop_viz.base.saved import Saved
+from gdrop_viz.fisher.stability import stability
 from gdrop_viz.fisher.units import by_head, by_unit, is_transposed
 from gdrop_viz.models.anatomy import places_of
 
@@ -254,8 +254,6 @@ class Fisher(Saved):
 
     def stability(self, groups: Mapping[str, list[str]] | None = None) -> pd.DataFrame:
         """Rank stability of layers x components against the number of sequences: see `gdrop_viz.fisher.stability`."""
-        from gdrop_viz.fisher.stability import stability
-
         return stability(self.history, groups)
 
     def _elements(self) -> pd.Series:
@@ -313,11 +311,26 @@ class Fisher(Saved):
             fisher.check_model(model)
         return fisher
 
-    def _summary(self) -> str:
-        return f"{self.model_class or 'scores from elsewhere'}: {self.estimator}, {self.n_sequences:,} sequences"
+    def _kept(self) -> dict[str, Any]:
+        names = ("means", "standard_errors", "history")
+        arrays = {name: np.asarray(getattr(self, name), dtype=float) for name in names}
+        return {**super()._kept(), **arrays, "parameters": list(self.means.index)}
 
-    def _repr_html_(self) -> str:
+    @classmethod
+    def _remade(cls, kept: dict[str, Any]) -> Fisher:
+        import pandas as pd
+
+        names = pd.Index(kept.pop("parameters"), name="parameter")
+        if not np.isfinite(kept["means"]).all() or (kept["means"] < 0).any():
+            raise ValueError("mean scores that are not finite or negative")
+        kept["means"] = pd.Series(kept["means"], index=names, name="mean")
+        kept["standard_errors"] = pd.Series(kept["standard_errors"], index=names, name="standard error")
+        kept["history"] = pd.DataFrame(kept["history"], columns=names)
+        return cls(**kept)
+
+    def _summary(self) -> str:
+        return f"{self.model_class or 'scores from elsewhere'}, {self.estimator}, {self.n_sequences:,} sequences"
+
+    def _table(self) -> pd.DataFrame:
         top = self.grouped("layer and component").sort_values("mean", ascending=False).head(8)
-        title = f"<b>Fisher information</b> of {html.escape(self._summary())}"
-        columns = ["elements", "mean", "standard error", "share"]
-        return title + top[columns].to_html(float_format=lambda value: f"{value:.3g}")
+        return top[["elements", "mean", "standard error", "share"]]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from gdrop_viz.base.intervals import spearman
 from gdrop_viz.models.anatomy import places_of
 from gdrop_viz.sites import dropout_sites
 
@@ -30,12 +31,9 @@ def bootstrap_agreement(history: np.ndarray, *, draws: int = _DRAWS, seed: int =
     """
     generator = np.random.default_rng(seed)
     rows = len(history)
-    counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=2 * draws)
-    order = _ranks(counts @ history / rows)
-    first, second = order[:draws], order[draws:]
-    first, second = first - first.mean(1, keepdims=True), second - second.mean(1, keepdims=True)
-    norms = np.sqrt((first**2).sum(1) * (second**2).sum(1))
-    return np.divide((first * second).sum(1), norms, out=np.ones(draws), where=norms > 0)
+    means = generator.multinomial(rows, np.full(rows, 1 / rows), size=2 * draws) @ history / rows
+    agreement = spearman(means[:draws], means[draws:])
+    return np.where(np.isnan(agreement), 1.0, agreement)  # where all groups are equal, no order can change
 
 
 def stability(
@@ -80,14 +78,13 @@ def stability(
     n = len(values)
     if n < 4:
         raise ValueError(f"rank stability needs at least 4 sequences, got {n}: estimate on more text.")
-    final = _ranks(values.mean(0, keepdims=True))[0]
+    final = values.mean(0)
     sizes = np.unique(np.geomspace(4, n, points).round().astype(int))
     rows = []
     for size in sizes:
         agreement = bootstrap_agreement(values[:size], seed=seed)
-        reached = _ranks(values[:size].mean(0, keepdims=True))[0]
         low, median, high = np.quantile(agreement, [0.025, 0.5, 0.975])
-        rows.append((int(size), float(np.corrcoef(reached, final)[0, 1]), median, low, high))
+        rows.append((int(size), float(spearman(values[:size].mean(0), final)), median, low, high))
     return pd.DataFrame(rows, columns=["sequences", "correlation with all", "agreement", "low", "high"])
 
 
@@ -128,7 +125,3 @@ def _sites(model: nn.Module, names: list[str]) -> dict[str, list[str]]:
         if members and site.kind != "head" and known.issuperset(members):
             groups[site.name] = members
     return groups if len(groups) > 2 else by_place(names)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return values.argsort(axis=1).argsort(axis=1).astype(float)

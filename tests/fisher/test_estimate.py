@@ -452,7 +452,7 @@ def test_views_agree_with_the_scores(tiny_lm, tiny_batches):
     k = len(flat) // 100
     at = np.interp(k / len(flat), curve["parameters"], curve["information"])
     assert at == pytest.approx(float(flat[:k].sum()) / total, rel=0.02)
-    assert "<b>Fisher information</b>" in fisher._repr_html_()
+    assert "Fisher(BertForMaskedLM, empirical, 10 sequences)" in fisher._repr_html_()
 
 
 def test_warnings_are_silent_where_nothing_is_looped(tiny_lm, tiny_batches):

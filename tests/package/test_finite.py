@@ -179,7 +179,7 @@ def test_a_saved_fisher_with_such_means_is_refused(tmp_path):
     for value in (float("nan"), float("inf"), -1.0):
         fisher.means["a.weight"] = value
         fisher.save(tmp_path / "f.safetensors")
-        with pytest.raises(ValueError, match=r"f\.safetensors is damaged: mean scores must be finite and not negative"):
+        with pytest.raises(ValueError, match=r"f\.safetensors' with mean scores that are not finite or negative"):
             gv.Fisher.load(tmp_path / "f.safetensors")
 
 

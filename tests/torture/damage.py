@@ -102,7 +102,14 @@ def _read_checkpoint(path: Path) -> list[bytes]:
 
 def _fisher_bits(fisher: gv.Fisher) -> list[bytes]:
     arrays = [fisher.means, fisher.standard_errors, fisher.history, *(fisher.scores or {}).values()]
-    facts = (list(fisher.means.index), fisher.n_sequences, fisher.estimator, fisher.shapes, fisher.looped, fisher.metadata)
+    facts = (
+        list(fisher.means.index),
+        fisher.n_sequences,
+        fisher.estimator,
+        fisher.shapes,
+        fisher.looped,
+        fisher.metadata,
+    )
     return [np.asarray(array).tobytes() for array in arrays] + [repr(facts).encode()]
 
 
