@@ -1,8 +1,9 @@
-"""How are exactly k of all elements marked, ties and all, and how are masks counted?"""
+"""Boolean masks: of exactly the k largest elements, at random, whole; and how many elements they hold."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import numbers
 from collections.abc import Mapping, Sequence
 
@@ -50,9 +51,9 @@ def apportioned(count: int, sizes: Sequence[int]) -> list[int]:
     return parts
 
 
-def random_keys(name: str, shape: Sequence[int], seed: int) -> Tensor:
+def random_keys(name: str, shape: Shape, seed: int) -> Tensor:
     """Independent random integers, one per element, that depend on nothing but the seed and the parameter's name."""
-    return torch.empty(tuple(shape), dtype=torch.int32).random_(generator=named_generator(f"selection {name}", seed))
+    return torch.empty(known(shape), dtype=torch.int32).random_(generator=named_generator(f"selection {name}", seed))
 
 
 def named_generator(name: str, seed: int) -> torch.Generator:
@@ -64,18 +65,26 @@ def named_generator(name: str, seed: int) -> torch.Generator:
 
 
 def whole_mask(shape: Shape) -> Tensor:
+    """A mask of everything: an expanded scalar, which takes no memory; () where the shape is not known."""
     return torch.ones((), dtype=torch.bool).expand(tuple(shape or ()))
 
 
 def count_of(mask: Tensor) -> int:
+    """Return how many elements a mask holds; at once for `whole_mask`."""
     if mask.numel() and not any(mask.stride()):  # an expanded scalar
         return mask.numel() if bool(mask.reshape(-1)[0]) else 0
     return int(mask.count_nonzero())
 
 
-def size_of(shape: Shape) -> int:
+def known(shape: Shape) -> tuple[int, ...]:
+    """Return the shape of a parameter; raise ValueError where scores from elsewhere came without it."""
     if shape is None:
         raise ValueError(
             "expected parameters of known shape, got scores from elsewhere; call selection.on(model) first"
         )
-    return int(np.prod(shape, dtype=np.int64))
+    return tuple(shape)
+
+
+def size_of(shape: Shape) -> int:
+    """Return how many elements a parameter of that (known) shape has."""
+    return math.prod(known(shape))
