@@ -1,44 +1,17 @@
-"""Boolean masks: of exactly the k largest elements, at random, whole; and how many elements they hold."""
+"""Boolean masks: random keys to draw them by, whole ones, and how many elements they hold."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 Shape = Sequence[int] | None
 Shapes = Mapping[str, tuple[int, ...] | None]
-
-
-def largest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Masks of exactly the `count` largest of all elements; among equals the earlier parameter and position win."""
-    scores = {name: score.detach().cpu() for name, score in scores.items()}
-    # numpy knows no bfloat16
-    scores = {n: s.float() if s.dtype in (torch.bfloat16, torch.float16) else s for n, s in scores.items()}
-    total = sum(score.numel() for score in scores.values())
-    if count == 0:
-        return {name: torch.zeros_like(score, dtype=torch.bool) for name, score in scores.items()}
-    flat = torch.cat([score.reshape(-1) for score in scores.values()]).numpy()
-    if flat.base is not None and len(scores) == 1:
-        flat = flat.copy()  # partition works in place
-    flat.partition(total - count)
-    if not np.isfinite(flat[total - count :]).all():  # NaN counts as the largest
-        raise ValueError("expected finite scores, got NaN or infinity; estimate the Fisher information again")
-    threshold = flat[total - count].item()
-    masks = {name: score > threshold for name, score in scores.items()}
-    missing = count - sum(count_of(mask) for mask in masks.values())
-    for name, score in scores.items():
-        if not missing:
-            break
-        ties = (score == threshold).reshape(-1).nonzero().squeeze(1)[:missing]
-        masks[name].view(-1)[ties] = True
-        missing -= len(ties)
-    return masks
 
 
 def apportioned(count: int, sizes: Sequence[int]) -> list[int]:
@@ -51,9 +24,24 @@ def apportioned(count: int, sizes: Sequence[int]) -> list[int]:
     return parts
 
 
-def random_keys(name: str, shape: Shape, seed: int) -> Tensor:
-    """Independent random integers, one per element, that depend on nothing but the seed and the parameter's name."""
-    return torch.empty(known(shape), dtype=torch.int32).random_(generator=named_generator(f"selection {name}", seed))
+class RandomKeys(Mapping[str, Tensor]):
+    """Independent random integers for each element, drawn when they are looked at and not kept.
+
+    They depend on nothing but the seed and the parameter's name.
+    """
+
+    def __init__(self, shapes: Shapes, seed: int) -> None:
+        self._shapes, self._seed = shapes, seed
+
+    def __getitem__(self, name: str) -> Tensor:
+        generator = named_generator(f"selection {name}", self._seed)
+        return torch.empty(known(self._shapes[name]), dtype=torch.int32).random_(generator=generator)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
 
 
 def named_generator(name: str, seed: int) -> torch.Generator:

@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from gdrop_viz.base.checks import instance, one_of
+from gdrop_viz.base.order_statistics import largest
 from gdrop_viz.fisher import Fisher
-from gdrop_viz.perturbation.masks import Shapes, apportioned, largest, random_keys, size_of, whole_mask
+from gdrop_viz.perturbation.masks import RandomKeys, Shapes, apportioned, size_of, whole_mask
 from gdrop_viz.perturbation.selection import Selection, grouping, shapes_of
 
 _KINDS = ("element", "tensor", "layer", "component")
@@ -117,13 +118,11 @@ def random_k(
     shapes = _chosen_from(shapes_of(model), parameters)
     label = f"random {_amount(k)} of {by}s" + (" in each tensor" if within else "") + f" (seed {seed})"
     if by == "element":
-        scores = {name: random_keys(name, shape, seed) for name, shape in shapes.items()}
-        masks = _selected_elements(scores, k, within, bottom=False)
+        masks = _selected_elements(RandomKeys(shapes, seed), shapes, k, within, bottom=False)
     else:
         units = list(dict.fromkeys(map(grouping(by), shapes)))
-        masks = _selected_units(
-            shapes, by, {unit: float(random_keys(unit, (1,), seed)) for unit in units}, k, bottom=False
-        )
+        keys = RandomKeys(dict.fromkeys(units, (1,)), seed)
+        masks = _selected_units(shapes, by, {unit: float(key) for unit, key in keys.items()}, k, bottom=False)
     return Selection.from_masks(masks, shapes, label, None)
 
 
@@ -173,7 +172,8 @@ def _ranked(
                 "expected a Fisher with a score per element, got one of resolution 'tensor'; "
                 "use by='tensor' or fisher_information(..., resolution='element')"
             )
-        masks = _selected_elements({name: fisher.scores[name] for name in shapes}, k, within, bottom=bottom)
+        scores = {name: fisher.scores[name] for name in shapes}
+        masks = _selected_elements(scores, shapes, k, within, bottom=bottom)
     else:
         # scores from elsewhere come without shapes: each tensor then weighs the same
         weights = {name: 1 if shape is None else size_of(shape) for name, shape in shapes.items()}
@@ -186,17 +186,19 @@ def _ranked(
     return Selection.from_masks(masks, shapes, label, fisher)
 
 
-def _selected_elements(scores: dict[str, Tensor], k: float, within: str | None, *, bottom: bool) -> dict[str, Tensor]:
-    sizes = [score.numel() for score in scores.values()]
+def _selected_elements(
+    scores: Mapping[str, Tensor], shapes: Shapes, k: float, within: str | None, *, bottom: bool
+) -> dict[str, Tensor]:
+    sizes = [size_of(shape) for shape in shapes.values()]
     count = _number_of(k, sum(sizes), "elements")
     # the lowest k are what the highest n - k leave, so that top and bottom are complements also among ties
     wanted = sum(sizes) - count if bottom else count
     if within is None:
         masks = largest(scores, wanted)
     else:
-        parts = zip(scores.items(), apportioned(wanted, sizes), strict=True)
-        masks = {name: largest({name: score}, part)[name] for (name, score), part in parts}
-    return {name: ~mask for name, mask in masks.items()} if bottom else masks
+        parts = zip(shapes, apportioned(wanted, sizes), strict=True)
+        masks = {name: largest({name: scores[name]}, part)[name] for name, part in parts}
+    return {name: mask.logical_not_() for name, mask in masks.items()} if bottom else masks
 
 
 def _selected_units(

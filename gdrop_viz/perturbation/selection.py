@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gdrop_viz.base.checks import instance, module, one_of
+from gdrop_viz.base.order_statistics import largest
 from gdrop_viz.base.saved import Saved
 from gdrop_viz.models.anatomy import place_of
-from gdrop_viz.perturbation.masks import Shape, Shapes, count_of, known, largest, random_keys, size_of, whole_mask
+from gdrop_viz.perturbation.masks import RandomKeys, Shape, Shapes, count_of, known, size_of, whole_mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +135,7 @@ class Selection(Saved):
         masks = dict(self.masks)
         for name, mask in self.masks.items():
             if not self.is_whole(name):
-                masks.update(largest({name: random_keys(name, mask.shape, seed)}, count_of(mask)))
+                masks |= largest(RandomKeys({name: tuple(mask.shape)}, seed), count_of(mask))
         label = f"random, per tensor as many as {self.label} (seed {seed})"
         return self.from_masks(masks, self.shapes, label, self.fisher)
 
