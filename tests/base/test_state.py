@@ -19,7 +19,7 @@ from gdrop_viz.finetuning.spread import limited_threads
 from gdrop_viz.landscape.evaluation import evaluate_in_worker, packed
 from gdrop_viz.sites.controls import knob_by_estimate
 from tests.finetuning.conftest import animal_rows
-from tests.torture.state import differences, snapshot
+from tests.unchanged import differences, snapshot
 
 ENDS = [None, RuntimeError, KeyboardInterrupt]
 QUICK = {"seeds": [0], "epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "progress": False}

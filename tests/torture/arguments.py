@@ -25,7 +25,7 @@ from torch import nn
 import gdrop_viz as gv
 from tests.conftest import random_bert, sentences, word_tokenizer
 from tests.torture.book import Book
-from tests.torture.state import differences, snapshot
+from tests.unchanged import differences, snapshot
 
 DOCUMENTED = (ValueError, TypeError, FileNotFoundError, IsADirectoryError, NotADirectoryError, RuntimeError)
 SECONDS = 1.0
