@@ -22,9 +22,14 @@ from tests.unchanged import differences, snapshot, unchanged
 MATRIX = "bert.encoder.layer.1.output.dense"
 
 
+LEFT_OVER = "gdrop_viz left over"
+
+
 def _named_thread() -> None:
     done = threading.Event()
-    threading.Thread(target=done.wait, args=(2,), name="gdrop_viz left over", daemon=True).start()
+    thread = threading.Thread(target=done.wait, name=LEFT_OVER, daemon=True)
+    thread.end = done.set  # type: ignore[attr-defined]
+    thread.start()
 
 
 def _set_precision(to: str) -> None:
@@ -96,6 +101,10 @@ def undone() -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.ExitStack() as after:
         after.callback(os.environ.pop, "GDROP_VIZ_LEFT_OVER", None)
         yield
+    for thread in threading.enumerate():
+        if thread.name == LEFT_OVER:
+            thread.end()  # type: ignore[attr-defined]
+            thread.join()
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
