@@ -20,6 +20,7 @@ from gdrop_viz.models.digest import model_digest
 from gdrop_viz.perturbation.directions import Direction, random_direction
 from gdrop_viz.perturbation.ranking import bottom_k, random_k, top_k
 from gdrop_viz.studies.landscape_findings import LandscapeFindings, save_findings
+from gdrop_viz.studies.whole import whole
 
 if TYPE_CHECKING:
     from gdrop_viz.fisher import Fisher
@@ -112,13 +113,13 @@ def measure_landscape(
     work = Path(work) / f"{file_stem(lm.name)}-{model[:8]}-{batches.checksum[:8]}-{chosen_on.checksum[:8]}"
     work.mkdir(parents=True, exist_ok=True)
     fisher = fisher_information(lm.model, chosen_on, checkpoint=work / "fisher.checkpoint", progress=progress)
-    _whole(fisher.n_sequences == chosen_on.n_sequences)
+    whole(fisher.n_sequences == chosen_on.n_sequences)
     rises = []
     for comparison, moved, seed, direction in _directions(lm, fisher, batches, n_directions):
         label = f"{comparison} {moved} {seed}"
         path = surface_path(work, label)
         line = loss_surface(lm.model, batches, direction, 1.0, 5, path=path, label=label, progress=progress)
-        _whole(line.is_complete)
+        whole(line.is_complete)
         assert line.sequence_losses is not None  # every surface that is computed here has them
         each = line.sequence_losses - line.sequence_losses[2]
         for step, ends in ((0.5, [1, 3]), (1.0, [0, 4])):
@@ -131,7 +132,7 @@ def measure_landscape(
         found = SequenceCurvature.load(path)
     else:
         found = sequence_curvature(lm.model, curved_on, n_probes, parts=_ranks(fisher), progress=progress)
-        _whole(found.n_sequences == curved_on.n_sequences)
+        whole(found.n_sequences == curved_on.n_sequences)
         found.save(path)
     settings = {
         "model": model,
@@ -200,9 +201,3 @@ def _curvature_rows(found: SequenceCurvature) -> tuple[list[dict[str, Any]], lis
             for group, (traces, scores, _) in found.groups(kind).items()
         ]
     return rows, each
-
-
-def _whole(complete: bool) -> None:
-    """End here if Ctrl-C has cut a measurement short: a part must not be taken for the whole."""
-    if not complete:
-        raise KeyboardInterrupt("stopped; what is done is kept, the same call goes on from there")
