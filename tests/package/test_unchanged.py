@@ -1,4 +1,4 @@
-"""Is every change that a careless call could make seen by `tests.unchanged`?"""
+"""Every change that a careless call could make, seen by `tests.unchanged`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is every bad argument of every public function refused at once, in one line, with nothing changed?
+"""Bad arguments of every public function: refused at once, in one line, with nothing changed.
 
 The table below holds, for each public name, calls that are wrong in one way each. A call passes if it raises one of the
 documented kinds of exception, in one line, within a second of CPU time, and leaves model and process as they were.

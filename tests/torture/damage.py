@@ -1,4 +1,4 @@
-"""Does every reader refuse a damaged file with one clear line, and never give a wrong number, crash or hang?
+"""Damaged files: every reader refuses each with one clear line, and gives no wrong number, crash or hang.
 
 A mutated file must either be refused with an error of one line that names it and says what to do, or be read as
 exactly what was written (a byte that means nothing, such as padding).
