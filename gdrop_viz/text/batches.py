@@ -18,7 +18,8 @@ from gdrop_viz.base.progress import progress_bar
 from gdrop_viz.models.bundled import data_folder
 from gdrop_viz.models.checksums import verify
 from gdrop_viz.models.hub import hub_dataset, looks_like_path, read_table
-from gdrop_viz.models.pretrained import Objective, Pretrained
+from gdrop_viz.models.objectives import Objective
+from gdrop_viz.models.pretrained import Pretrained
 from gdrop_viz.text.corruption import MIN_TOKENS, NOT_PREDICTED, CorruptedSequence, Corruption, drawn_below
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz.models.pretrained import Pretrained, longest_input
+from gdrop_viz.models.inputs import longest_input
+from gdrop_viz.models.pretrained import Pretrained
 
 NOT_PREDICTED = -100
 PREDICTED_SHARE = 0.15

@@ -184,7 +184,7 @@ def _fail(event: object) -> None:
 @pytest.mark.parametrize("on_event", [None, _fail])
 def test_a_training_that_asks_the_trainer_for_determinism(tiny_lm, task, on_event):
     """For it the Trainer sets switches and variables of the environment, for good."""
-    import gdrop_viz.finetuning._trainer  # noqa: F401  (the first import sets variables too)
+    import gdrop_viz.finetuning.trainer  # noqa: F401  (the first import sets variables too)
 
     before = snapshot(tiny_lm.model)
     settings = {"epochs": 1, "batch_size": 8, "training_arguments": {"full_determinism": True}}
@@ -196,7 +196,7 @@ def test_a_training_that_asks_the_trainer_for_determinism(tiny_lm, task, on_even
 
 
 def test_a_training_that_cannot_be_set_up(tiny_lm, task, monkeypatch):
-    import gdrop_viz.finetuning._trainer as trainer
+    import gdrop_viz.finetuning.trainer as trainer
 
     def broken(*_: object, **__: object) -> None:
         os.environ["GDROP_VIZ_ADDED"] = "inside"

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdrop_viz.models.pretrained import Pretrained, longest_input
+from gdrop_viz.models.inputs import longest_input
+from gdrop_viz.models.pretrained import Pretrained
 from gdrop_viz.text.batches import Batches, pretraining_batches
 from gdrop_viz.text.corruption import _parts, _span_counts
 from tests.conftest import WORDS, random_bert, sentences, word_tokenizer
