@@ -1,4 +1,4 @@
-"""How does the Fisher engine's cost compare with one ordinary backward pass?
+"""Cost of the Fisher engine against one ordinary backward pass.
 
     python benchmarks/fisher.py            # shapes A, B, C; element and tensor resolution
     python benchmarks/fisher.py --shapes B --rounds 9

@@ -1,4 +1,4 @@
-"""How does the Fisher engine compare with per-sample-gradient tools, and with the way of the method's authors?
+"""The Fisher engine beside per-sample-gradient tools, and beside the way of the method's authors.
 
     python benchmarks/fisher_peers.py authors            # in the project's environment
     python benchmarks/fisher_peers.py tools --shapes BA  # in one with Opacus; --shapes as in benchmarks/fisher.py

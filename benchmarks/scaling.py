@@ -1,4 +1,4 @@
-"""How does cost grow with text, length, width, depth, vocabulary, points and workers, and what would a 7B model take?
+"""Growth of cost with text, length, width, depth, vocabulary, points and workers; an estimate for a 7B model.
 
     python benchmarks/scaling.py                 # measures, fits, writes results/scaling.csv, .json, .png
     python benchmarks/scaling.py --only workers  # measures comparisons anew, keeps the rest

@@ -1,4 +1,4 @@
-"""`report`: what does a folder of results hold, on one page?"""
+"""`report`: the results in a folder as one HTML page."""
 
 from __future__ import annotations
 

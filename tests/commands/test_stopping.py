@@ -1,4 +1,4 @@
-"""Does a command that gets Ctrl-C or SIGTERM keep what is done, end with status 130, and go on to the same bits?"""
+"""Commands that get Ctrl-C or SIGTERM: what is done is kept, status 130, and the same bits when they go on."""
 
 from __future__ import annotations
 

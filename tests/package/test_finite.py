@@ -1,4 +1,4 @@
-"""Are NaN and infinity in weights and losses refused at once, with the parameter, or batch and sequence, named?"""
+"""NaN and infinity in weights and losses: refused at once, the parameter, or batch and sequence, named."""
 
 from __future__ import annotations
 

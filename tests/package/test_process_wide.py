@@ -1,4 +1,4 @@
-"""Does no other file of the package change the whole process: its environment, dtype, threads, generators, folder?"""
+"""Changes of the whole process (environment, dtype, threads, generators, folder): in the few files that may."""
 
 from __future__ import annotations
 

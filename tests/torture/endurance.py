@@ -1,4 +1,4 @@
-"""Do memory, threads and open files stay flat over a thousand calls and clicks in one process?"""
+"""A thousand calls and clicks in one process: flat memory, threads and open files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does work that is killed at any moment resume, lose at most one unit, and end with the same bits?
+"""Work that is killed at any moment: it resumes, loses at most one unit, and ends with the same bits.
 
 A trial kills one piece of work again and again, at random times, until it is done; then it compares the result with
 that of undisturbed work, bit by bit. Units are batches (Fisher), points (surfaces) and runs (comparisons).

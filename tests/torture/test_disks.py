@@ -1,4 +1,4 @@
-"""Does a full, read-only or limited disk lose nothing, and is it said in one line what to do?"""
+"""Full, read-only and limited disks: nothing is lost, and one line says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Can the numbers be trusted: again the same, whatever the batches, the length of the run and the precision?"""
+"""Numbers to be trusted: the same again, whatever the batches, the length of the run and the precision."""
 
 from __future__ import annotations
 
