@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from gdrop_viz.base.checks import number, whole
 from gdrop_viz.base.digest import digest
-from gdrop_viz.base.state import preserved_rng
+from gdrop_viz.base.state import limited_threads, preserved_rng
 from gdrop_viz.finetuning.arms import Arm, ResolvedArm, resolve_arm
 from gdrop_viz.finetuning.classifier import build_classifier, pretrained_digest
 from gdrop_viz.finetuning.events import Listener, StopSignal
 from gdrop_viz.finetuning.hyperparameters import Hyperparameters, default_learning_rate
 from gdrop_viz.finetuning.result import Comparison
-from gdrop_viz.finetuning.spread import limited_threads, spread
+from gdrop_viz.finetuning.spread import spread
 from gdrop_viz.finetuning.store import RunStore
 from gdrop_viz.finetuning.tracker import Run, RunTracker
 from gdrop_viz.finetuning.train import check_inputs, run_rows, training_subset
