@@ -156,7 +156,7 @@ def comparison(workers: int) -> tuple[float, float, float]:
 
 
 def _ready(_: int) -> None:
-    import gdrop_viz.finetuning._trainer  # noqa: F401
+    import gdrop_viz.finetuning.trainer  # noqa: F401
 
     time.sleep(1)  # so that each worker gets one of these calls
 

@@ -17,7 +17,8 @@ import pandas as pd
 from build_corpus import ROOT
 from held_out import HeldOut, table
 
-from gdrop_viz.finetuning.statistics import Interval, PairedTest, mean_interval, paired_test
+from gdrop_viz.base.intervals import Interval, student_interval
+from gdrop_viz.finetuning.statistics import PairedTest, paired_test
 
 DATA = ROOT / "data"
 START, END = "<!-- {}: written by describe.py -->", "<!-- end of {} -->"
@@ -59,7 +60,7 @@ def transfer_table(scores: pd.DataFrame) -> str:
         pairs = pairs.dropna()
         if pairs.empty:  # only one of the two starts has been run
             continue
-        start = [mean_interval(pairs[name]) for name in pairs]
+        start = [student_interval(pairs[name]) for name in pairs]
         gain = paired_test(pairs["pretrained"], pairs["random"])
         shown = " | ".join(map(in_points, (*start, gain)))
         lines.append(f"| {model} | {task} | {metric} | {n_train:,} | {shown} | {len(pairs)} |")

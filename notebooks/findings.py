@@ -1,4 +1,4 @@
-"""Does guided dropout fine-tune better? The long part of lessons 03 and 04, run without a notebook.
+"""Comparison of guided dropout with its controls: the long part of lessons 03 and 04, run without a notebook.
 
     python notebooks/findings.py                               every study, 10 seeds
     python notebooks/findings.py bert-mini-sentiment --seeds 20
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import multiprocessing
 import platform
 import sys
@@ -34,6 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gdrop_viz as gv
+from gdrop_viz.base.digest import file_digest
 from gdrop_viz.models.bundled import bundled_models, data_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,7 +192,7 @@ def provenance(study: Study, guided: gv.DropoutSchedule, *, bf16: bool) -> dict[
 
 def weights_checksum(model: str) -> str:
     """The sha256 of a bundled model's weights file."""
-    return hashlib.sha256((data_folder() / "models" / model / "model.safetensors").read_bytes()).hexdigest()
+    return file_digest(data_folder() / "models" / model / "model.safetensors")
 
 
 def state(folder: Path) -> list[str]:

@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import dis
 import functools
 import hashlib
+import importlib
+import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+_PLAIN = (bool, int, float, complex, str, bytes, bytearray, range, slice, Path, torch.dtype, torch.device)
+# what Python keeps in every class, and what says nothing about how its objects behave
+_OF_CLASSES = frozenset(
+    "__dict__ __weakref__ __module__ __doc__ __annotations__ __annotate_func__ __annotations_cache__ __qualname__ "
+    "__firstlineno__ __static_attributes__ __abstractmethods__ _abc_impl __parameters__ __orig_bases__ "
+    "__dataclass_fields__ __dataclass_params__ __match_args__ __slotnames__".split()
+)
+
 
 class Undigestible(ValueError):
-    """A value's content cannot be told, so a result that depends on it cannot be recognised again."""
+    """A value's content cannot be read, so a result that depends on it cannot be recognised again."""
 
 
 def digest(*values: Any) -> str:
-    """Return 64 hex digits that change whenever one of `values` does.
+    """Return 64 hex digits that change whenever one of `values` does, and are the same in another process.
 
-    Tensors and arrays count with every bit, type and shape; mappings without their order; dataclasses by their fields;
-    functions by their code, defaults, closure and the globals that they read, an imported helper's code among them.
-    What a library defines counts by its name.
+    Tensors and arrays count with every bit, type and shape; mappings and sets without their order; dataclasses by their
+    fields; other objects by their class and what pickle would keep of them. Functions count by their code, defaults,
+    closure and the globals that they read; helpers that they call, from other modules too, by the same rule, and so do
+    classes with their methods and bases. What a library, Python or this package defines counts by its name.
 
     Raises
     ------
     Undigestible
-        For an object whose content cannot be told from outside.
+        For an object whose content cannot be read from outside (an open file, a lock, a tensor without data).
 
     >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}), digest(1) == digest(1.0)
     (True, False)
     >>> digest(torch.ones(2)) == digest(torch.ones(1, 2))
     False
     """
-    found = hashlib.sha256()
-    for value in values:
-        _feed(found, value, set())
-    return found.hexdigest()
+    try:
+        return _Walk().of(values).hex()
+    except RecursionError:
+        raise Undigestible("expected values whose content can be read, got ones that are nested too deeply") from None
 
 
 def file_digest(path: Path) -> str:
@@ -58,119 +71,236 @@ def feed_tensors(found: Any, tensors: Iterable[tuple[str, Tensor]], *, end: str 
     """Put named tensors into a hashlib object, every bit, type, shape and name; `end` closes each description."""
     for name, tensor in tensors:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}{end}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy())
 
 
-def _feed(found: Any, value: Any, seen: set[int]) -> None:
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, Path, torch.dtype, torch.device)):
-        found.update(f"{type(value).__name__} {value!r};".encode())
-    elif isinstance(value, Tensor):
-        feed_tensors(found, [("tensor", value)], end=";")
-    elif isinstance(value, np.ndarray) and value.dtype != object:
-        found.update(f"array {value.dtype} {value.shape};".encode())
-        found.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data if value.size else b"")
-    elif isinstance(value, np.generic):
-        _feed(found, value.item(), seen)
-    elif id(value) in seen:
-        found.update(b"again;")  # recursion: a function that calls itself
-    else:
-        _feed_whole(found, value, seen | {id(value)})
+class _Walk:
+    """One walk over nested values; each object is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, bytes]] = {}  # the objects too: an id lives as long as its object
+        self._open: list[int] = []
+
+    def of(self, value: Any) -> bytes:
+        """The digest of one value."""
+        if value is None or value is Ellipsis or value is NotImplemented or isinstance(value, _PLAIN):
+            return _hashed(f"{type(value).__name__} {value!r}".encode())
+        if id(value) in self._known:
+            return self._known[id(value)][1]
+        if id(value) in self._open:  # recursion: a function that calls itself
+            return _hashed(f"again {len(self._open) - self._open.index(id(value))}".encode())
+        self._open.append(id(value))
+        try:
+            found = self._whole(value)
+        finally:
+            self._open.pop()
+        self._known[id(value)] = value, found
+        return found
+
+    def _all(self, kind: str, values: Iterable[Any]) -> bytes:
+        return _hashed(kind.encode(), *map(self.of, values))
+
+    def _whole(self, value: Any) -> bytes:
+        if isinstance(value, Tensor):
+            return _of_tensor(value)
+        if isinstance(value, np.generic):
+            return self.of(np.asarray(value))
+        if isinstance(value, np.ndarray):
+            if value.dtype.hasobject:
+                return self._all(f"array {value.shape}", value.ravel().tolist())
+            data = np.ascontiguousarray(value).reshape(-1)
+            return _hashed(f"array {value.dtype} {value.shape}".encode(), data.tobytes())
+        if isinstance(value, Mapping):
+            items = sorted(self.of(key) + self.of(item) for key, item in value.items())
+            return _hashed(b"mapping", *items)
+        if isinstance(value, Sequence):
+            return self._all("sequence", value)
+        if isinstance(value, (set, frozenset)):
+            return _hashed(b"set", *sorted(map(self.of, value)))
+        if isinstance(value, ModuleType):
+            return self._module(value, None)
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, MethodType):
+            return self._all("method", [value.__func__, value.__self__])
+        if isinstance(value, functools.partial):
+            return self._all("partial", [value.func, value.args, value.keywords])
+        if isinstance(value, (staticmethod, classmethod)):
+            return self._all(type(value).__name__, [value.__func__])
+        if isinstance(value, property):
+            return self._all("property", [value.fget, value.fset, value.fdel])
+        if isinstance(value, functools.cached_property):
+            return self._all("cached property", [value.func])
+        if dataclasses.is_dataclass(value):
+            fields = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+            return self._all("dataclass", [type(value), fields])
+        named = (types.MemberDescriptorType, types.GetSetDescriptorType)
+        if isinstance(value, named) or (inspect.isroutine(value) and not hasattr(value, "__dict__")):
+            owner = getattr(value, "__self__", None)
+            bound = None if isinstance(owner, ModuleType) else owner
+            home = getattr(value, "__module__", None) or getattr(value, "__objclass__", None)
+            return self._all(f"builtin {home} {value.__qualname__}", [bound])
+        return self._object(value)
+
+    def _object(self, value: Any) -> bytes:
+        """Any other object: its class, and what pickle would keep of it."""
+        reduce = copyreg.dispatch_table.get(type(value))
+        try:
+            kept = reduce(value) if reduce is not None else value.__reduce_ex__(4)
+        except Exception as error:  # classes refuse in their own ways
+            kind = type(value).__qualname__
+            raise Undigestible(f"expected a value whose content can be read, got a {kind} ({error})") from None
+        if isinstance(kept, str):  # a name in its module
+            wrapped = getattr(value, "__dict__", None)  # `functools.lru_cache` keeps the function there
+            return self._all("named", [type(value), getattr(value, "__module__", None), kept, wrapped])
+        maker, arguments, state, items, pairs = [*kept, None, None, None][:5]
+        contents = [None if part is None else list(part) for part in (items, pairs)]
+        return self._all("object", [type(value), maker, arguments, state, *contents])
+
+    def _function(self, function: FunctionType) -> bytes:
+        name = f"function {function.__qualname__}"
+        # not by `__module__`, which `functools.wraps` copies from the function inside
+        home = function.__globals__.get("__name__")
+        if not _is_own(home):
+            return self._all(f"{name} of {home}", [function.__defaults__, *_filled(function).values()])
+        code = function.__code__
+        names = frozenset(_names(code))
+        globals_read = {
+            each: _Seen(value, names) if isinstance(value := function.__globals__[each], ModuleType) else value
+            for each in set(_global_names(code)) & set(function.__globals__)
+        }
+        imported = {each: _Seen(found, names) for each, found in _imported(function)}
+        attributes = {key: value for key, value in vars(function).items() if key != "__wrapped__"}
+        settings = [function.__defaults__, function.__kwdefaults__, attributes, _filled(function)]
+        return self._all(name, [*self._code(code), *settings, self._read(globals_read), self._read(imported)])
+
+    def _read(self, values: Mapping[str, Any]) -> dict[str, bytes]:
+        """Digests of what code reads; of a module it reads some names only."""
+        return {
+            name: self._module(value.module, value.names) if isinstance(value, _Seen) else self.of(value)
+            for name, value in values.items()
+        }
+
+    def _code(self, code: CodeType) -> Iterator[Any]:
+        # not the file's name and line numbers: a cell that is run again is the same code
+        yield code.co_code
+        yield getattr(code, "co_exceptiontable", b"")
+        yield code.co_names, code.co_varnames, code.co_freevars, code.co_flags
+        for constant in code.co_consts:
+            yield list(self._code(constant)) if isinstance(constant, CodeType) else constant
+
+    def _module(self, module: ModuleType, names: frozenset[str] | None) -> bytes:
+        """A library by its name and version, the caller's own by what is read of it (None: all)."""
+        name = module.__name__
+        if not _is_own(name):
+            return self._all(f"module {name}", [str(getattr(module, "__version__", ""))])
+        if id(module) in self._open and names is None:
+            return _hashed(f"module {name}".encode())
+        self._open.append(id(module))
+        try:
+            members = {
+                key: _Seen(member, names) if isinstance(member, ModuleType) and names is not None else member
+                for key, member in vars(module).items()
+                if (key in names if names is not None else not key.startswith("__"))
+                and not (isinstance(member, ModuleType) and id(member) in self._open)
+            }
+            return self._all(f"module {name}", [self._read(members)])
+        finally:
+            self._open.pop()
+
+    def _class(self, kind: type) -> bytes:
+        name = f"class {kind.__module__} {kind.__qualname__}"
+        if not _is_own(kind.__module__):
+            return _hashed(name.encode())
+        members = {key: member for key, member in vars(kind).items() if key not in _OF_CLASSES}
+        return self._all(name, [members, kind.__bases__])
 
 
-def _feed_whole(found: Any, value: Any, seen: set[int]) -> None:
-    if isinstance(value, Mapping):
-        found.update(f"mapping {len(value)};".encode())
-        for key in sorted(value, key=repr):
-            _feed(found, key, seen)
-            _feed(found, value[key], seen)
-    elif isinstance(value, (Sequence, np.ndarray)):
-        found.update(f"sequence {len(value)};".encode())
-        for item in value:
-            _feed(found, item, seen)
-    elif isinstance(value, (set, frozenset)):
-        _feed(found, sorted(value, key=repr), seen)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found.update(f"{type(value).__qualname__};".encode())
-        _feed(found, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, seen)
-        _feed_class(found, type(value))
-    elif isinstance(value, ModuleType):
-        found.update(f"module {value.__name__} {getattr(value, '__version__', '')};".encode())
-        if _is_own(value.__name__) and getattr(value, "__file__", None):
-            found.update(file_digest(Path(str(value.__file__))).encode())
-    elif isinstance(value, (functools.partial, MethodType, FunctionType, type)) or inspect.isbuiltin(value):
-        _feed_callable(found, value, seen)
-    elif hasattr(value, "__dict__"):  # any other object: its class and what it holds
-        _feed_class(found, type(value))
-        _feed(found, vars(value), seen)
-    elif isinstance(value, np.ufunc):
-        found.update(f"builtin {value.__name__};".encode())
-    else:
-        raise Undigestible(f"the content of a {type(value).__qualname__} cannot be told")
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """A module of which a function can read these names only."""
+
+    module: ModuleType
+    names: frozenset[str]
 
 
-def _feed_callable(found: Any, function: Callable[..., Any], seen: set[int]) -> None:
-    if isinstance(function, functools.partial):
-        _feed(found, [function.func, function.args, function.keywords], seen)
-    elif isinstance(function, MethodType):
-        _feed(found, [function.__func__, function.__self__], seen)
-    elif isinstance(function, FunctionType):
-        found.update(f"function {function.__qualname__};".encode())
-        if not _is_own(function.__module__):
-            return  # a library's function is told by its name (and, where it matters, the library's version)
-        _feed_code(found, function.__code__)
-        _feed(found, [function.__defaults__, function.__kwdefaults__], seen)
-        closed = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-        _feed(found, {name: cell.cell_contents for name, cell in closed.items() if _is_filled(cell)}, seen)
-        names = set(_global_names(function.__code__)) & set(function.__globals__)
-        _feed(found, {name: function.__globals__[name] for name in names}, seen)
-    elif isinstance(function, type):
-        _feed_class(found, function)
-    else:
-        found.update(f"builtin {getattr(function, '__module__', '')} {function.__qualname__};".encode())
+def _hashed(kind: bytes, *parts: bytes) -> bytes:
+    found = hashlib.sha256(f"{len(kind)} ".encode() + kind)
+    for part in parts:
+        found.update(part)
+    return found.digest()
 
 
-def _feed_class(found: Any, kind: type) -> None:
-    found.update(f"class {kind.__module__} {kind.__qualname__};".encode())
-    if not _is_own(kind.__module__):
-        return
-    for name, member in sorted(vars(kind).items()):
-        function = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
-        function = function.fget if isinstance(function, property) else function
-        if isinstance(function, FunctionType):
-            found.update(name.encode())
-            _feed_code(found, function.__code__)
+def _of_tensor(tensor: Tensor) -> bytes:
+    found = hashlib.sha256()
+    try:
+        feed_tensors(found, [("tensor", tensor)], end=";")
+    except (NotImplementedError, RuntimeError, TypeError) as error:  # without data, sparse, quantised
+        why = " ".join(str(error).split())[:100]
+        raise Undigestible(f"expected a tensor whose content can be read, got one that cannot be ({why})") from None
+    return found.digest()
 
 
-def _feed_code(found: Any, code: CodeType) -> None:
-    # not the file's name and line numbers: a cell that is run again is the same code
-    found.update(code.co_code)
-    found.update(repr((code.co_names, code.co_varnames, code.co_freevars)).encode())
+def _filled(function: FunctionType) -> dict[str, Any]:
+    """The closure by names, without those of the enclosing function that have no value yet."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:
+            continue
+    return found
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code and that of the functions inside it."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            _feed_code(found, constant)
-        else:
-            found.update(repr(constant).encode())
+            yield from _codes(constant)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    for each in _codes(code):
+        yield from each.co_names
 
 
 def _global_names(code: CodeType) -> Iterator[str]:
-    """The names of globals that the code reads, in functions inside it too."""
-    yield from (step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _global_names(constant)
+    for each in _codes(code):
+        yield from (step.argval for step in dis.get_instructions(each) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
 
 
-def _is_filled(cell: CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:  # a name of the enclosing function that has no value yet
-        return False
-    return True
+def _imported(function: FunctionType) -> Iterator[tuple[str, ModuleType]]:
+    """The caller's own modules that a function imports when it runs."""
+    package = function.__globals__.get("__package__") or ""
+    for code in _codes(function.__code__):
+        for step in dis.get_instructions(code):
+            if step.opname != "IMPORT_NAME":
+                continue
+            for name in (step.argval, f"{package}.{step.argval}".strip(".")):
+                try:
+                    if not _is_own(name) or (name not in sys.modules and importlib.util.find_spec(name) is None):
+                        continue
+                    yield name, importlib.import_module(name)
+                except (ImportError, ValueError):  # the function itself will say so
+                    continue
 
 
 def _is_own(module: str | None) -> bool:
     """Whether a module is the caller's own code: of no installed package, the standard library or this package."""
-    if module is None or module.split(".")[0] in {"gdrop_viz", *sys.stdlib_module_names} - {"__main__"}:
+    if module is None or module == "__main__":
+        return True
+    if module.split(".")[0] in {"gdrop_viz", *sys.stdlib_module_names}:
         return False
-    file = getattr(sys.modules.get(module), "__file__", None)
+    loaded = sys.modules.get(module)
+    file = getattr(loaded, "__file__", None)
+    if loaded is None:
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            spec = None
+        file = spec.origin if spec is not None else None
     return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)

@@ -1,4 +1,4 @@
-"""How does a result reach the disk so that a crash, a full disk or a second process never leaves half a file?"""
+"""Atomic writing and exclusive use of files: no crash, full disk or second process leaves half a result."""
 
 from __future__ import annotations
 
@@ -70,6 +70,29 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             with suppress(OSError):
                 temporary.unlink()
     logger.debug("wrote %s", path)
+
+
+def check_readable(path: str | os.PathLike[str], expected: str, remedy: str) -> None:
+    """Raise FileNotFoundError or OSError, in one line, unless `path` is a file whose bytes this process can read.
+
+    What a library that reads it says afterwards is then about its content. The system's refusal (no permission, a
+    failing device) says nothing of the content, and must not be taken for damage.
+
+    >>> check_readable("none.json", "expected a schedule", "make it first")
+    Traceback (most recent call last):
+    FileNotFoundError: expected a schedule, got 'none.json', which does not exist; make it first
+    """
+    name = os.fspath(path)
+    if not os.path.isfile(name):
+        found = "is a folder" if os.path.isdir(name) else "does not exist"
+        raise FileNotFoundError(f"{expected}, got {name!r}, which {found}; {remedy}")
+    try:
+        with open(name, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"could not read {name!r} ({error.strerror}); nothing in it is touched"
+        ) from error
 
 
 def unwritable(path: str | os.PathLike[str], number: int) -> OSError:

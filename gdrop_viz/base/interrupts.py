@@ -1,4 +1,4 @@
-"""How does Ctrl-C end long work with its results kept? After the current unit of it, not in the middle."""
+"""Ctrl-C and stop events: long work ends after its current unit, with its results kept."""
 
 from __future__ import annotations
 

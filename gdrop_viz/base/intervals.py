@@ -1,10 +1,88 @@
-"""How sure is an estimate that was made on some sequences? Errors of means, ratios and rank correlations over them."""
+"""Standard errors and confidence intervals of means, ratios of sums and rank correlations; Spearman's correlation."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
+from gdrop_viz.base.checks import number
+
 _RESAMPLES = 2000
+
+
+class Interval(NamedTuple):
+    """A mean with its confidence interval [low, high], the sample standard deviation and the number of values."""
+
+    mean: float
+    low: float
+    high: float
+    std: float
+    n: int
+
+
+def student_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
+    """Return mean ± t(n - 1) s / √n, Student's interval for the mean of independent values.
+
+    Parameters
+    ----------
+    values
+        (n,), in any unit: that of the result.
+    confidence
+        The share of such intervals that hold the true mean, if the values are normal.
+
+    Returns
+    -------
+    Interval
+        With fewer than two values nothing is known of their spread: `low`, `high` and `std` are NaN.
+
+    Raises
+    ------
+    ValueError
+        For a confidence outside (0, 1).
+
+    >>> interval = student_interval([1.0, 2.0, 3.0])
+    >>> interval.mean, round(interval.low, 2), round(interval.high, 2)
+    (2.0, -0.48, 4.48)
+    >>> student_interval([1.0]).low
+    nan
+    """
+    from scipy.stats import t
+
+    number(confidence, "confidence", above=0, below=1)
+    array = np.asarray(values, dtype=float)
+    n = len(array)
+    if n < 2:
+        return Interval(float(array[0]) if n else math.nan, math.nan, math.nan, math.nan, n)
+    mean, std = float(array.mean()), float(array.std(ddof=1))
+    half = float(t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, std, n)
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return Spearman's rank correlation along the last axis; equal values share the mean of their ranks.
+
+    Parameters
+    ----------
+    a, b
+        (..., G): two orders of G groups, or a stack of them.
+
+    Returns
+    -------
+    ndarray
+        (...): between -1 and 1; NaN where all values of one are equal, which is no order.
+
+    >>> float(spearman(np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.3, 0.2])))
+    0.5
+    """
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values, axis=-1) for values in (a, b)]
+    x, y = (rank - rank.mean(axis=-1, keepdims=True) for rank in ranks)
+    with np.errstate(invalid="ignore"):
+        return (x * y).sum(axis=-1) / np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
 
 
 def mean_with_errors(values: np.ndarray) -> tuple[float, float, float]:
@@ -55,11 +133,11 @@ def rank_agreement(traces: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     sequences take the estimate for a lower bound. NaN for fewer than four groups, or where all are equal.
     """
     n, groups = scores.shape
-    estimate = float(_spearman(traces.mean(axis=0), scores.mean(axis=0)))
+    estimate = float(spearman(traces.mean(axis=0), scores.mean(axis=0)))
     if groups < 4 or np.isnan(estimate):
         return {"rank_correlation": estimate, "low": np.nan, "high": np.nan}
     weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES) / n
-    resampled = _spearman(weights @ traces, weights @ scores)
+    resampled = spearman(weights @ traces, weights @ scores)
     # two neighbours swapped cost 12 / (G³ - G): what lies nearer to ±1 than half of that is ±1
     most = 1 - 6 / (groups**3 - groups)
     ends = np.nanquantile(resampled, [0.025, 0.975])
@@ -67,16 +145,6 @@ def rank_agreement(traces: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     reflected = np.tanh([2 * centre - upper, 2 * centre - lower])
     low, high = min(ends[0], reflected[0]), max(ends[1], reflected[1])
     return {"rank_correlation": estimate, "low": float(low), "high": float(high)}
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row by row: (..., G) -> (...)."""
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(values, axis=-1) for values in (a, b)]
-    x, y = (rank - rank.mean(axis=-1, keepdims=True) for rank in ranks)
-    with np.errstate(invalid="ignore"):  # NaN where all are equal and there is no order
-        return (x * y).sum(axis=-1) / np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
 
 
 def _bca(traces: np.ndarray, scores: np.ndarray) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""How do a package's public names load only when they are first used?"""
+"""Public names of a package that load when they are first used (PEP 562)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where does the package say what it does? In `logging`, under the logger "gdrop_viz" and its children."""
+"""The log: what the package says it does, under the logger "gdrop_viz" and its children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensors are in nested arguments (tuples, lists, dicts), and how are they exchanged?"""
+"""Tensors in nested arguments (tuples, lists, dicts)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in `value`, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
@@ -20,6 +21,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return `value` with `change` applied to each tensor in it; named tuples stay what they are."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, (tuple, list)):

@@ -1,4 +1,4 @@
-"""Is this one of several processes that torchrun or accelerate launch started, and which?"""
+"""Processes that torchrun or accelerate launch started: how many, and which one this is."""
 
 from __future__ import annotations
 

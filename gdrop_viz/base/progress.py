@@ -1,4 +1,4 @@
-"""How does long work show that it is alive?"""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 
-def progress_bar(*, total: int, description: str, unit: str, show: bool = True, initial: int = 0) -> Any:
+def progress_bar(*, total: int | None, description: str, unit: str, show: bool = True, initial: int = 0) -> Any:
     """Return a `tqdm.auto` bar (terminal or notebook) with rate and remaining time; silent if `show` is False.
 
     The bar appears only after half a second, so that short work leaves nothing in a saved notebook.

@@ -1,4 +1,4 @@
-"""How does a public call leave the process as it found it?
+"""Modes, gradients, random generators and switches that a call gives back as it found them.
 
 Every public function that touches a model or the random numbers runs inside these context managers, so that
 weights, train/eval mode, `requires_grad`, gradients and generators are the caller's again after success, an
@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,10 +73,11 @@ def preserved_switches() -> Iterator[Callable[[], None]]:
     when they have been set up: the variables of the environment that differ then are put back at the end. What
     somebody else sets later, in another thread, stays.
     """
-    environment, changed = dict(os.environ), set()
+    environment = dict(os.environ)
+    changed: set[str] = set()
     determinism = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     dtype, cudnn = torch.get_default_dtype(), torch.backends.cudnn
-    switches = [(cudnn, "deterministic"), (cudnn, "benchmark")]
+    switches: list[tuple[Any, str]] = [(cudnn, "deterministic"), (cudnn, "benchmark")]
     if hasattr(torch.backends, "fp32_precision"):
         switches.append((torch.backends, "fp32_precision"))
     else:  # torch before 2.9

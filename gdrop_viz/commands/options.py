@@ -1,4 +1,4 @@
-"""Which options do several commands share, and how do a settings file, model and text come of them?"""
+"""Options that several commands share; the settings file; the model and the text that they name."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ if TYPE_CHECKING:
     from gdrop_viz.models.pretrained import Pretrained
     from gdrop_viz.text.batches import Batches
 
-COMMANDS = ("fisher", "landscape", "compare")
-
 
 def read_settings(context: typer.Context, path: Path | None) -> Path | None:
     """Make a settings file's values the defaults of the command's options; flags given beside it win.
 
-    Keys at the top are for all commands, those in a table of a command's name (`[fisher]`) for that one. A key is an
-    option's long name. Raises `typer.BadParameter` for a file that cannot be read or a key that no command has.
+    Keys at the top are for every command that reads settings, those in a table of a command's name (`[fisher]`) for
+    that one. A key is an option's long name.
+
+    Raises
+    ------
+    typer.BadParameter
+        For a file that cannot be read, or a key that no command has.
     """
     if path is None:
         return None
     content = _parsed(path)
-    tables = {name: content.pop(name) for name in COMMANDS if isinstance(content.get(name), Mapping)}
-    own = {parameter.name for parameter in context.command.params}
-    command = context.info_name or ""
+    group = context.find_root().command
+    names = {name: _parameters(command) for name, command in getattr(group, "commands", {}).items()}
+    names = {name: parameters for name, parameters in names.items() if "config" in parameters}
+    command, own = context.info_name or "", _parameters(context.command)
+    tables = {name: content.pop(name) for name in names if isinstance(content.get(name), Mapping)}
     mine = {_name(key): value for key, value in tables.get(command, {}).items()}
     shared = {_name(key): value for key, value in content.items()}
-    unknown = [*(mine.keys() - own), *(shared.keys() - _known_everywhere())]
+    unknown = [*(mine.keys() - own), *(shared.keys() - own.union(*names.values()))]
     if unknown:
         raise typer.BadParameter(
             f"{path} sets {', '.join(sorted(unknown))}, which {command} does not know; "
@@ -38,6 +43,10 @@ def read_settings(context: typer.Context, path: Path | None) -> Path | None:
         )
     context.default_map = {**{key: value for key, value in shared.items() if key in own}, **mine}
     return path
+
+
+def _parameters(command: Any) -> set[str]:
+    return {parameter.name for parameter in command.params}
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -62,13 +71,6 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 def _name(key: str) -> str:
     return key.replace("-", "_")
-
-
-def _known_everywhere() -> set[str]:
-    from gdrop_viz.__main__ import app
-
-    group = typer.main.get_command(app)
-    return {parameter.name for name in COMMANDS for parameter in group.commands[name].params}
 
 
 Config = Annotated[

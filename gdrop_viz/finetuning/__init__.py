@@ -1,4 +1,4 @@
-"""Does guided dropout fine-tune better? One run, and the comparison of arms over data fractions and seeds."""
+"""Fine-tuning: one run, and the comparison of arms over data fractions and seeds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from gdrop_viz.finetuning.arms import Arm, GaussianArm, WeightDecayArm
 from gdrop_viz.finetuning.classifier import build_classifier
 from gdrop_viz.finetuning.comparison import compare
 from gdrop_viz.finetuning.events import Event
+from gdrop_viz.finetuning.hyperparameters import Hyperparameters
 from gdrop_viz.finetuning.result import Comparison
-from gdrop_viz.finetuning.train import Hyperparameters, fine_tune
+from gdrop_viz.finetuning.train import fine_tune
 
 __all__ = [
     "Arm",

@@ -1,26 +1,24 @@
-"""How does a pretrained language model become a sequence classifier, without touching the model itself?"""
+"""Sequence classifier on top of a pretrained language model, which stays untouched."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from gdrop_viz.base.digest import feed_tensors
+from gdrop_viz.base.digest import digest
 from gdrop_viz.base.state import preserved_rng
 from gdrop_viz.models.anatomy import place_of
+from gdrop_viz.models.backbone import backbone_of
+from gdrop_viz.models.digest import config_of
 from gdrop_viz.models.hub import quiet_libraries
 
 if TYPE_CHECKING:
     from gdrop_viz.models.pretrained import Pretrained
     from gdrop_viz.text.tasks import Task
-
-# entries of a config that say where a checkpoint came from, not what the model computes
-_ORIGIN = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
 
 
 def build_classifier(lm: Pretrained, task: Task, *, seed: int = 0) -> nn.Module:
@@ -39,7 +37,7 @@ def build_classifier(lm: Pretrained, task: Task, *, seed: int = 0) -> nn.Module:
     config = getattr(lm.model, "config", None)
     if config is None or not hasattr(config, "model_type"):
         raise ValueError(
-            f"fine-tuning needs a model with a transformers config, got {type(lm.model).__name__}; wrap your "
+            f"expected a model with a transformers config, got {type(lm.model).__name__}; wrap your "
             "network in a transformers model class, or fine-tune it in your own loop with schedule.apply(model)"
         )
     with quiet_libraries(), preserved_rng(seed):
@@ -78,16 +76,12 @@ def pretrained_digest(lm: Pretrained) -> str:
     >>> len(pretrained_digest(lm))  # doctest: +SKIP
     64
     """
-    config = {key: value for key, value in lm.model.config.to_dict().items() if key not in _ORIGIN}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    feed_tensors(digest, sorted(_backbone_state(lm.model).items()))
-    digest.update(_tokenizer_text(lm.tokenizer).encode())
-    return digest.hexdigest()
+    return digest(config_of(lm.model), _backbone_state(lm.model), _tokenizer_text(lm.tokenizer))
 
 
 def _copy_backbone(source: nn.Module, classifier: nn.Module) -> None:
     given = _backbone_state(source)
-    wanted = classifier.base_model.state_dict()
+    wanted = _backbone_state(classifier)
     for name, tensor in wanted.items():
         found = given.get(name)
         if found is None and place_of(name).component == "head":
@@ -95,8 +89,8 @@ def _copy_backbone(source: nn.Module, classifier: nn.Module) -> None:
         if found is None or found.shape != tensor.shape:
             shape = "nothing" if found is None else f"shape {tuple(found.shape)}"
             raise ValueError(
-                f"{type(classifier).__name__} needs {name} of shape {tuple(tensor.shape)} from the pretrained model, "
-                f"but found {shape} in {type(source).__name__}; its weights and its config must belong together"
+                f"{type(classifier).__name__} expected {name} of shape {tuple(tensor.shape)} in the pretrained model, "
+                f"got {shape} in {type(source).__name__}; its weights and its config must belong together"
             )
     with torch.no_grad():
         for name, tensor in wanted.items():
@@ -106,9 +100,9 @@ def _copy_backbone(source: nn.Module, classifier: nn.Module) -> None:
 
 def _backbone_state(model: nn.Module) -> dict[str, torch.Tensor]:
     # an encoder-decoder with a language-modelling head may hold its stacks itself; base_model is then the model
-    backbone = getattr(model, "base_model", model)
-    heads = () if backbone is not model else ("lm_head.", "final_logits_bias")
-    return {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith(heads)}
+    body = backbone_of(model)
+    heads = () if body.base is not body.model else ("lm_head.", "final_logits_bias")
+    return {name: tensor for name, tensor in body.base.state_dict().items() if not name.startswith(heads)}
 
 
 def _tokenizer_text(tokenizer: Any) -> str:

@@ -1,49 +1,54 @@
-"""Which arm fine-tunes best? Arms x data fractions x seeds, each run kept at once and never repeated."""
+"""Comparison of arms: arms x data fractions x seeds, each run kept at once and never repeated."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
+import numbers
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-import numpy as np
-
+from gdrop_viz.base.checks import number, whole
+from gdrop_viz.base.digest import digest
 from gdrop_viz.base.state import preserved_rng
-from gdrop_viz.finetuning.arms import Arm, WeightDecayArm, apply_arm, describe_arm, mean_rate
+from gdrop_viz.finetuning.arms import Arm, ResolvedArm, resolve_arm
 from gdrop_viz.finetuning.classifier import build_classifier, pretrained_digest
 from gdrop_viz.finetuning.events import Listener, StopSignal
-from gdrop_viz.finetuning.ledger import Ledger, Run
+from gdrop_viz.finetuning.hyperparameters import Hyperparameters, default_learning_rate
 from gdrop_viz.finetuning.result import Comparison
 from gdrop_viz.finetuning.spread import limited_threads, spread
 from gdrop_viz.finetuning.store import RunStore
-from gdrop_viz.finetuning.train import Hyperparameters, check_inputs, default_learning_rate, run_rows, training_subset
-
-if TYPE_CHECKING:
-    from gdrop_viz.models.pretrained import Pretrained
-    from gdrop_viz.text.tasks import Task
+from gdrop_viz.finetuning.tracker import Run, RunTracker
+from gdrop_viz.finetuning.train import check_inputs, run_rows, training_subset
+from gdrop_viz.models.pretrained import Pretrained
+from gdrop_viz.text.tasks import Task
 
 
 def compare(
     lm: Pretrained,
     task: Task,
-    arms: Mapping[str, Arm | WeightDecayArm],
+    arms: Mapping[str, Arm],
     *,
     fractions: Iterable[float] = (1.0,),
     seeds: Iterable[int] = range(5),
     epochs: int = 3,
+    batch_size: int = 16,
     learning_rate: float | None = None,
+    warmup: float = 0.1,
+    weight_decay: float = 0.01,
+    max_length: int = 512,
+    padding: Literal["longest", "max_length"] = "longest",
+    group_by_length: bool = True,
+    evaluate: Literal["epoch", "end"] = "epoch",
+    training_arguments: Mapping[str, Any] | None = None,
     path: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
     threads: int | None = None,
     on_event: Listener | None = None,
     stop: StopSignal | None = None,
     progress: bool = True,
-    **settings: Any,
 ) -> Comparison:
     """Fine-tune `lm` on `task` with every arm, data fraction and seed, and return the comparison.
 
@@ -61,7 +66,8 @@ def compare(
         Shares of the training data, in (0, 1]. The seed chooses which examples; smaller shares lie inside larger ones.
     seeds
         Different whole numbers. At least 6 are needed before the permutation test can reach p = 0.05.
-    epochs, learning_rate, **settings
+    epochs, batch_size, learning_rate, warmup, weight_decay, max_length, padding, group_by_length, evaluate,
+    training_arguments
         See `gdrop_viz.finetuning.Hyperparameters`. The learning rate is by default 2e-5, and 2e-4 below 50 million
         parameters.
     path
@@ -81,6 +87,11 @@ def compare(
     progress
         Whether to show a bar with the runs, the updates per second and the remaining time.
 
+    Returns
+    -------
+    Comparison
+        With the runs that are finished.
+
     Raises
     ------
     ValueError, TypeError
@@ -95,27 +106,40 @@ def compare(
     """
     check_inputs(lm, task)
     fractions, seeds = _checked_fractions(fractions), _checked_seeds(seeds)
-    if learning_rate is None:
-        learning_rate = default_learning_rate(lm)
-    hyperparameters = Hyperparameters(epochs=epochs, learning_rate=learning_rate, **settings)
-    descriptions = _checked_arms(arms, lm, task)
-    subsets = {(fraction, seed): training_subset(task, fraction, seed) for fraction in fractions for seed in seeds}
+    hyperparameters = Hyperparameters(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=default_learning_rate(lm) if learning_rate is None else learning_rate,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        max_length=max_length,
+        padding=padding,
+        group_by_length=group_by_length,
+        evaluate=evaluate,
+        training_arguments=dict(training_arguments or {}),
+    )
+    resolved = _resolved_arms(arms, lm, task)
+    steps = {
+        (fraction, seed): hyperparameters.n_updates(len(training_subset(task, fraction, seed)))
+        for fraction in fractions
+        for seed in seeds
+    }
     common = {
         "model": pretrained_digest(lm),
-        "task": _task_checksum(task),
+        "task": _task_digest(task),
         "hyperparameters": hyperparameters.to_dict(),
     }
     runs = [
         Run(
-            arm,
+            name,
             fraction,
             seed,
-            {"common": common, "arm": descriptions[arm], "fraction": fraction, "seed": seed},
-            hyperparameters.n_updates(len(subsets[fraction, seed])),
+            {"common": common, "arm": arm.description, "fraction": fraction, "seed": seed},
+            steps[fraction, seed],
         )
         for seed in seeds
         for fraction in fractions
-        for arm in arms
+        for name, arm in resolved.items()
     ]
     metadata = {
         "model": lm.name,
@@ -125,75 +149,73 @@ def compare(
         "fractions": fractions,
         "seeds": seeds,
         **hyperparameters.to_dict(),
-        "mean_rates": {
-            arm: None if math.isnan(rate := mean_rate(description)) else rate
-            for arm, description in descriptions.items()
-        },
+        "mean_rates": {name: None if math.isnan(arm.mean_rate) else arm.mean_rate for name, arm in resolved.items()},
     }
     store = RunStore.open(path)
-    told = {"metric": task.metrics[0], "on_event": on_event, "progress": progress}
-    with store.held(), limited_threads(threads), Ledger(runs, store, metadata, **told) as ledger:
+    with (
+        store.locked(),
+        limited_threads(threads),
+        RunTracker(runs, store, metadata, metric=task.metrics[0], on_event=on_event, progress=progress) as tracker,
+    ):
         if executor is not None:
-            spread(executor, ledger, lm, task, arms, hyperparameters, stop=stop)
+            spread(executor, tracker, lm, task, resolved, hyperparameters, stop=stop)
         else:
-            for run in ledger.unfinished():
-                ledger.start(run)
-                listener = ledger.listener(run)
+            for run in tracker.unfinished():
+                tracker.start(run)
+                listener = tracker.listener(run)
                 rows = run_rows(
-                    lm, task, arms[run.arm], run.seed, run.fraction, hyperparameters, on_event=listener, stop=stop
+                    lm, task, resolved[run.arm], run.seed, run.fraction, hyperparameters, on_event=listener, stop=stop
                 )
-                if not ledger.finish(run, rows):
+                if not tracker.finish(run, rows):
                     break
-    return ledger.comparison()
+    return tracker.comparison()
 
 
-def _task_checksum(task: Task) -> str:
-    """Return a sha256 of what the runs see of a task: kind, metrics, training and validation rows."""
-    digest = hashlib.sha256(json.dumps([task.kind, task.n_labels, task.metrics]).encode())
-    for name, rows in {"train": task.train, "validation": task.validation, **task.more_validation}.items():
-        columns = {
-            column: list(rows[column]) for column in ("text", "text_pair", "label") if column in rows.column_names
-        }
-        digest.update(json.dumps([name, columns]).encode())
-    return digest.hexdigest()
+def _task_digest(task: Task) -> str:
+    """Return a digest of what the runs see of a task: kind, metrics, training and validation rows."""
+    rows = {
+        name: {column: list(data[column]) for column in ("text", "text_pair", "label") if column in data.column_names}
+        for name, data in task.splits.items()
+        if name != "test"
+    }
+    return digest(task.kind, task.n_labels, task.metrics, rows)
 
 
-def _checked_arms(arms: object, lm: Pretrained, task: Task) -> dict[str, dict[str, Any]]:
-    """Try every arm on a classifier and return the descriptions that determine them."""
+def _resolved_arms(arms: Mapping[str, Arm], lm: Pretrained, task: Task) -> dict[str, ResolvedArm]:
+    """Return what every arm is and does, after trying it on a classifier."""
     if not isinstance(arms, Mapping) or not arms:
-        raise ValueError(f"arms must map names to arms, such as {{'standard': 0.1, 'guided': schedule}}, got {arms!r}")
+        raise ValueError(
+            "expected arms as a mapping of names to arms, such as {'standard': 0.1, 'guided': schedule}, "
+            f"got {arms!r}"
+        )
     classifier = build_classifier(lm, task)
-    descriptions = {}
+    resolved = {}
     for name, arm in arms.items():
         if not isinstance(name, str) or not name:
-            raise ValueError(f"the name of an arm must be a non-empty text, got {name!r}")
+            raise ValueError(f"expected the name of an arm as a non-empty text, got {name!r}")
         try:
+            resolved[name] = resolve_arm(arm, classifier)
             with preserved_rng():
-                apply_arm(arm, copy.deepcopy(classifier))
-            descriptions[name] = describe_arm(arm, classifier)
+                resolved[name].prepare(copy.deepcopy(classifier))
         except (TypeError, ValueError) as error:
             raise type(error)(f"arm {name!r}: {error}") from error
-    return descriptions
+    return resolved
 
 
 def _checked_fractions(fractions: Iterable[float]) -> list[float]:
-    values = [fractions] if isinstance(fractions, (int, float)) else list(fractions)
-    wrong = [value for value in values if isinstance(value, bool) or not isinstance(value, (int, float))]
-    if wrong or not values or not all(0 < value <= 1 for value in values):
-        raise ValueError(f"fractions must be shares of the training data in (0, 1], at least one, got {values}")
-    return _without_repeats([float(value) for value in values], "fractions")
+    values = [fractions] if isinstance(fractions, numbers.Real) else list(fractions)
+    checked = [number(value, "each of fractions", above=0, most=1) for value in values]
+    return _different(checked, "fractions")
 
 
 def _checked_seeds(seeds: Iterable[int]) -> list[int]:
-    values = [seeds] if isinstance(seeds, int) else list(seeds)
-    wrong = [value for value in values if isinstance(value, bool) or not isinstance(value, (int, np.integer))]
-    if wrong or not values or not all(0 <= value < 2**32 for value in values):
-        raise ValueError(f"seeds must be whole numbers from 0 to 2^32 - 1, at least one, got {values}")
-    return _without_repeats([int(value) for value in values], "seeds")
+    values = [seeds] if isinstance(seeds, numbers.Integral) else list(seeds)
+    return _different([whole(value, "each of seeds", least=0, most=2**32 - 1) for value in values], "seeds")
 
 
-def _without_repeats(values: list[Any], what: str) -> list[Any]:
+def _different(values: list[Any], what: str) -> list[Any]:
     repeated = sorted({value for value in values if values.count(value) > 1})
-    if repeated:
-        raise ValueError(f"{what} must differ from each other, but {', '.join(map(str, repeated))} came more than once")
+    if repeated or not values:
+        found = f"{', '.join(map(str, repeated))} more than once" if repeated else "none"
+        raise ValueError(f"expected {what} that differ from each other, at least one, got {found}")
     return values

@@ -1,4 +1,4 @@
-"""How do a task's texts become padded batches, tokenised only once per tokenizer?"""
+"""Tokenisation and padding of a task's texts, each text only once per tokenizer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def encode(lm: Pretrained, data: Dataset, *, max_length: int) -> list[dict[str, 
     """
     tokenizer = lm.tokenizer
     limit = min(max_length, length_limit(lm))
-    end = getattr(lm.model.config, "eos_token_id", None) if lm.model.config.is_encoder_decoder else None
+    config: Any = lm.model.config
+    end = getattr(config, "eos_token_id", None) if config.is_encoder_decoder else None
     known = _CACHE.setdefault(tokenizer, {}).setdefault((limit, end, len(tokenizer)), {})
     seconds = data["text_pair"] if "text_pair" in data.column_names else [None] * len(data)
     keys = list(zip(data["text"], seconds, strict=True))

@@ -1,4 +1,4 @@
-"""What does a comparison tell while it runs?"""
+"""Events of a running comparison."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What has a comparison found? Arms x fractions x seeds as a tidy table, with intervals, paired tests and a verdict."""
+"""Result of a comparison: arms x fractions x seeds as a tidy table, with intervals, paired tests and a verdict."""
 
 from __future__ import annotations
 
 import html
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,11 +11,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdrop_viz.finetuning import statistics
-from gdrop_viz.finetuning.units import in_points, larger_is_better, percent
+from gdrop_viz.base.checks import one_of
+from gdrop_viz.base.saved import load_json, save_json
+from gdrop_viz.finetuning import contrasts
+from gdrop_viz.finetuning.power import seeds_needed
+from gdrop_viz.finetuning.run_table import interval_table, run_table
+from gdrop_viz.finetuning.store import RunStore
+from gdrop_viz.finetuning.units import in_points, percent
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_FORMAT = "gdrop_viz comparison 1"
+_KIND = "a saved comparison of this version of gdrop_viz"
+_REMEDY = "name a file of result.save(path) or a folder of compare(path=...)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +42,7 @@ class Comparison:
         Task, model, hyperparameters, mean dropout rate of each arm, and whether all runs were done.
 
     >>> import pandas as pd
-    >>> from gdrop_viz.finetuning.train import COLUMNS
+    >>> from gdrop_viz.finetuning.run_table import COLUMNS
     >>> scores = {"standard": [0.70, 0.72, 0.71], "guided": [0.71, 0.74, 0.72]}
     >>> rows = [
     ...     (arm, 1.0, seed, 1, "validation", "accuracy", value, 0.0)
@@ -80,8 +90,7 @@ class Comparison:
         ValueError
             If no run was scored on it.
         """
-        if validation_set not in self.validation_sets:
-            raise ValueError(f"validation_set must be one of {', '.join(self.validation_sets)}, got {validation_set!r}")
+        one_of(validation_set, self.validation_sets, "validation_set")
         if validation_set == "validation":
             return self
         runs = self.runs[self.runs["split"].isin(["train", validation_set])]
@@ -103,7 +112,7 @@ class Comparison:
 
         On the validation split after the last epoch. With one seed the interval is NaN: a single run has no spread.
         """
-        return self._intervals(self.scores(metric), ["arm", "fraction"], confidence)
+        return interval_table(self.scores(metric), ["arm", "fraction"], confidence)
 
     def history(
         self, metric: str | None = None, *, split: str = "validation", confidence: float = 0.95
@@ -119,15 +128,12 @@ class Comparison:
             raise ValueError(
                 f"there is no {metric!r} of the split {split!r}, only {', '.join(' '.join(pair) for pair in known)}"
             )
-        return self._intervals(self.runs[chosen], ["arm", "fraction", "epoch"], confidence)
+        return interval_table(self.runs[chosen], ["arm", "fraction", "epoch"], confidence)
 
     def differences(self, a: str, b: str, metric: str | None = None) -> pd.DataFrame:
         """Return a - b for every fraction and seed that both were run with: columns fraction, seed, value."""
         self._check_arms(a, b)
-        scores = self.scores(metric)
-        of_a, of_b = scores[scores["arm"] == a], scores[scores["arm"] == b]
-        both = of_a.merge(of_b, on=["fraction", "seed"], suffixes=("_a", "_b"))
-        return both.assign(value=both["value_a"] - both["value_b"])[["fraction", "seed", "value"]]
+        return contrasts.paired_differences(self.scores(metric), a, b)
 
     def paired(self, a: str, b: str, metric: str | None = None, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return the mean paired difference a - b per fraction with its interval and permutation p-value.
@@ -140,16 +146,7 @@ class Comparison:
         ValueError
             If an arm or the metric is unknown.
         """
-        import pandas as pd
-
-        differences = self.differences(a, b, metric)
-        rows = []
-        for fraction in self.fractions:
-            values = differences.loc[differences["fraction"] == fraction, "value"].to_numpy()
-            test = statistics.paired_test(values, 0.0 * values, confidence=confidence)
-            rows.append({"fraction": fraction, **test._asdict()})
-        table = pd.DataFrame(rows)
-        return table.assign(p_holm=statistics.holm(table["p"]))
+        return contrasts.paired_table(self._paired_tests(a, b, metric, confidence))
 
     def change_with_data(
         self, a: str, b: str, fraction: float, reference: float, metric: str | None = None, *, confidence: float = 0.95
@@ -167,13 +164,8 @@ class Comparison:
         """
         import pandas as pd
 
-        unknown = {fraction, reference} - set(self.fractions)
-        if unknown:
-            raise ValueError(f"fraction must be among {', '.join(map(str, self.fractions))}, got {unknown.pop()!r}")
-        by_seed = self.differences(a, b, metric).pivot(index="seed", columns="fraction", values="value")
-        pairs = by_seed[[fraction, reference]].dropna()
-        test = statistics.paired_test(pairs[fraction].to_numpy(), pairs[reference].to_numpy(), confidence=confidence)
-        return pd.Series(test._asdict())
+        differences = self.differences(a, b, metric)
+        return pd.Series(contrasts.change_with_data(differences, fraction, reference, confidence=confidence)._asdict())
 
     def seeds_needed(
         self,
@@ -196,16 +188,9 @@ class Comparison:
         self._check_arms(*(arm for arm in (a, b) if arm is not None))
         pairs = [pair for pair in combinations(self.arms, 2) if {a, b} - {None} <= set(pair)]
         rows = [
-            {
-                "a": first,
-                "b": second,
-                "fraction": row.fraction,
-                "std": row.std,
-                "n": row.n,
-                "seeds_needed": statistics.seeds_needed(effect, row.std, alpha=alpha, power=power),
-            }
+            (first, second, fraction, test.std, test.n, seeds_needed(effect, test.std, alpha=alpha, power=power))
             for first, second in pairs
-            for row in self.paired(first, second, metric).itertuples()
+            for fraction, test in self._paired_tests(first, second, metric).items()
         ]
         return pd.DataFrame(rows, columns=["a", "b", "fraction", "std", "n", "seeds_needed"])
 
@@ -216,32 +201,21 @@ class Comparison:
         correction for the number of fractions, is at most 5 %.
         """
         metric = self._known_metric(metric)
-        table = self.paired(a, b, metric)
-        lines = []
-        for row in table.itertuples():
-            test = statistics.PairedTest(row.mean, row.low, row.high, row.std, row.n, row.p)
-            sentence = statistics.verdict(
-                a,
-                b,
-                test,
-                p_adjusted=row.p_holm,
-                n_tests=len(table),
-                scale=100.0 if in_points(metric) else 1.0,
-                unit="points" if in_points(metric) else f"of {metric}",
-                larger_is_better=larger_is_better(metric),
-            )
-            lines.append(f"{percent(row.fraction)} of the data, {metric}: {sentence}.")
-        return "\n".join(lines)
+        return "\n".join(contrasts.verdict_lines(a, b, self._paired_tests(a, b, metric), metric))
 
     def to_frame(self) -> pd.DataFrame:
         """Return a copy of the tidy table of runs."""
         return self.runs.copy()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything to one JSON file, atomically; NaN becomes null."""
-        from gdrop_viz.finetuning import result_files
-
-        return result_files.save(self, Path(path))
+        """Write everything to one JSON file, atomically; NaN becomes null. Return its path."""
+        columns = {
+            name: [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+            for name, values in self.runs.to_dict("list").items()
+        }
+        content = {"format": _FORMAT, "metric": self.metric, "metadata": dict(self.metadata), "runs": columns}
+        save_json(path, content)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Comparison:
@@ -252,9 +226,27 @@ class Comparison:
         FileNotFoundError, ValueError
             If there is nothing, it is something else, or the folder holds runs of several settings.
         """
-        from gdrop_viz.finetuning import result_files
+        path = Path(path)
+        if path.is_dir():
+            return cls._only_one_in(path)
+        content = load_json(path, kind=_KIND, names=("metric", "metadata", "runs"), form=_FORMAT, remedy=_REMEDY)
+        try:
+            return cls(run_table(content["runs"]), content["metric"], dict(content["metadata"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"expected {_KIND}, but {path} holds something else ({error}); {_REMEDY}") from None
 
-        return result_files.load(Path(path))
+    @classmethod
+    def all_in(cls, folder: str | os.PathLike[str]) -> list[tuple[dict[str, Any], Comparison]]:
+        """Return the finished runs in a folder, those of equal settings together: (what they share, comparison).
+
+        Runs of other models, tasks or hyperparameters may lie beside each other and must not be averaged. What they
+        share: "model" and "task" (digests) and "hyperparameters".
+        """
+        comparisons = []
+        for common, about, rows in RunStore.open(folder).groups():
+            facts = {key: value for key, value in {**about, **common["hyperparameters"]}.items() if key != "arm"}
+            comparisons.append((common, cls(run_table(rows), about["metric"], facts)))
+        return comparisons
 
     @classmethod
     def joined(cls, parts: Sequence[Comparison]) -> Comparison:
@@ -308,30 +300,30 @@ class Comparison:
         parts = [*(self.metadata.get(key) for key in ("task", "validation_set", "model")), self.metric]
         return ", ".join(str(part) for part in parts if part)
 
-    def _intervals(self, table: pd.DataFrame, keys: list[str], confidence: float) -> pd.DataFrame:
-        import pandas as pd
+    @classmethod
+    def _only_one_in(cls, folder: Path) -> Comparison:
+        found = [result for _, result in cls.all_in(folder)]
+        if not found:
+            raise FileNotFoundError(f"{folder} holds no finished run; call compare(..., path={str(folder)!r}) first")
+        if len(found) > 1:
+            kinds = sorted({f"{result.metadata['model']} on {result.metadata['task']}" for result in found})
+            raise ValueError(
+                f"{folder} holds runs of {len(found)} different settings ({'; '.join(kinds)}); call compare with the "
+                "settings that you mean: it takes only the runs that fit"
+            )
+        return found[0]
 
-        rows = [
-            dict(zip(keys, key, strict=True)) | statistics.mean_interval(values, confidence=confidence)._asdict()
-            for key, values in table.groupby(keys, sort=False)["value"]
-        ]
-        frame = pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "std", "n"])
-        # largest fraction first, arms as they were given
-        order = {"fraction": lambda column: -column, "arm": lambda column: column.map(self.arms.index)}
-        by = ["fraction", *(key for key in keys if key != "fraction")]
-        return frame.sort_values(by, key=lambda column: order.get(column.name, lambda same: same)(column)).reset_index(
-            drop=True
-        )
+    def _paired_tests(
+        self, a: str, b: str, metric: str | None, confidence: float = 0.95
+    ) -> dict[float, contrasts.PairedTest]:
+        return contrasts.paired_tests(self.differences(a, b, metric), self.fractions, confidence=confidence)
 
     def _known_metric(self, metric: str | None) -> str:
         metric = self.metric if metric is None else metric
-        if metric not in self.metrics and not self.runs.empty:
-            raise ValueError(f"metric must be one of {', '.join(self.metrics)}, got {metric!r}")
-        return metric
+        return metric if self.runs.empty else one_of(metric, self.metrics, "metric")
 
     def _check_arms(self, *arms: str) -> None:
-        unknown = [arm for arm in arms if arm not in self.arms]
-        if unknown:
-            raise ValueError(f"arm must be one of {', '.join(self.arms)}, got {', '.join(map(repr, unknown))}")
+        for arm in arms:
+            one_of(arm, self.arms, "an arm")
         if len(set(arms)) < len(arms):
-            raise ValueError(f"two different arms are compared, got {arms[0]!r} twice")
+            raise ValueError(f"expected two different arms, got {arms[0]!r} twice")

@@ -18,8 +18,9 @@ from gdrop_viz.base.parallel import held_by_workers, n_workers
 from gdrop_viz.base.state import preserved_rng
 from gdrop_viz.finetuning.classifier import pretrained_digest
 from gdrop_viz.finetuning.events import Event, StopSignal
-from gdrop_viz.finetuning.ledger import Ledger, Run, scores_at
-from gdrop_viz.finetuning.train import Hyperparameters, my_turn, run_rows
+from gdrop_viz.finetuning.hyperparameters import Hyperparameters
+from gdrop_viz.finetuning.tracker import Run, RunTracker, scores_at
+from gdrop_viz.finetuning.train import my_turn, run_rows
 from gdrop_viz.models.hub import quiet_libraries
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class _StopFile:
 
 def spread(
     executor: Executor,
-    ledger: Ledger,
+    tracker: RunTracker,
     lm: Pretrained,
     task: Task,
     arms: Mapping[str, Any],
@@ -65,7 +66,7 @@ def spread(
     *,
     stop: StopSignal | None,
 ) -> None:
-    """Do the unfinished runs of `ledger` on `executor`; each is written down as soon as it comes back.
+    """Do the unfinished runs of `tracker` on `executor`; each is written down as soon as it comes back.
 
     Only as many runs are handed over as can be busy soon. A worker gets the model once: one that lacks it answers
     None, and only such a run is handed over again together with it. After a stop, an exception or an interrupt,
@@ -75,7 +76,7 @@ def spread(
     _check(executor, arms)
     parcel = _packed(lm)
     held = held_by_workers(executor, parcel)
-    waiting = ledger.unfinished()
+    waiting = tracker.unfinished()
     running: dict[Future, Run] = {}
     limit = 2 * n_workers(executor)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +90,7 @@ def spread(
             while True:
                 stopping = stop is not None and stop.is_set()
                 while not stopping and len(running) < limit and (run := next(waiting, None)) is not None:
-                    ledger.start(run)
+                    tracker.start(run)
                     submit(run, held)
                 if not running:
                     return
@@ -100,7 +101,7 @@ def spread(
                 for future in done:
                     run = running.pop(future)
                     if (rows := future.result()) is not None:
-                        _write_down(ledger, run, rows)
+                        _write_down(tracker, run, rows)
                     elif not stopping:
                         submit(run, parcel)
         finally:
@@ -127,14 +128,14 @@ def limited_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _write_down(ledger: Ledger, run: Run, rows: list[dict[str, Any]]) -> None:
-    hear = ledger.listener(run)
+def _write_down(tracker: RunTracker, run: Run, rows: list[dict[str, Any]]) -> None:
+    hear = tracker.listener(run)
     epochs = sorted({row["epoch"] for row in rows})
     for epoch in epochs:
-        steps = run.total_steps * epoch // ledger.metadata["epochs"]
+        steps = run.total_steps * epoch // tracker.metadata["epochs"]
         hear(Event("epoch", epoch=epoch, step=steps, total_steps=run.total_steps, metrics=scores_at(rows, epoch)))
-    if ledger.finish(run, rows):
-        ledger.bar.update(run.total_steps)
+    if tracker.finish(run, rows):
+        tracker.bar.update(run.total_steps)
 
 
 def _remote_run(

@@ -1,4 +1,4 @@
-"""How is every finished run kept, found again, and never mixed with a run of other settings?
+"""Store of finished runs: a folder of JSON files, in which runs of other settings never mix.
 
 One run is one JSON file, named by a fingerprint of everything that determines its result. It is written whole or not
 at all, so whatever the folder holds is finished.
@@ -6,8 +6,6 @@ at all, so whatever the folder holds is finished.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gdrop_viz.base.digest import digest
 from gdrop_viz.base.files import exclusive
 from gdrop_viz.base.processes import is_first
 from gdrop_viz.base.saved import load_json, save_json
@@ -31,8 +30,7 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     >>> fingerprint({"seed": 0, "fraction": 1.0}) == fingerprint({"fraction": 1.0, "seed": 0})
     True
     """
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    return digest(settings)[:20]
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,9 @@ class RunStore:
             return cls(None, {})
         path = Path(path)
         if path.exists() and not path.is_dir():
-            raise NotADirectoryError(f"path must be a folder for the finished runs, but {path} is a file; name another")
+            raise NotADirectoryError(
+                f"expected path as a folder for the finished runs, got {path}, which is a file; name another"
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -90,7 +90,7 @@ class RunStore:
         logger.info("kept run %s (%s)", name, about)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep other comparisons out of the folder while this one writes there; RuntimeError if one is at work."""
         with exclusive(self.path, folder=True) if self.path is not None and is_first() else nullcontext():
             yield
@@ -101,9 +101,22 @@ class RunStore:
             content = _content(file)
             yield content["settings"], content["about"], content["rows"]
 
+    def groups(self) -> list[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
+        """Return the runs in the folder, those of equal common settings together.
+
+        For each group the common settings, the names of its first run, and the rows of all its runs with their arm,
+        fraction and seed.
+        """
+        groups: dict[str, tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = {}
+        for settings, about, rows in self.all():
+            _, _, gathered = groups.setdefault(digest(settings["common"]), (settings["common"], about, []))
+            key = {"arm": about["arm"], "fraction": settings["fraction"], "seed": settings["seed"]}
+            gathered += [{**key, **row} for row in rows]
+        return list(groups.values())
+
 
 def _content(file: Path) -> dict[str, Any]:
-    """What a file holds, null read as NaN; raises ValueError if that is not the finished run its name promises."""
+    """Return what a file holds, null read as NaN; raise ValueError if it is not the finished run its name promises."""
     remedy = "delete it to run it again, or move it out of the folder"
     kind = "a finished run of this version of gdrop_viz"
     content = load_json(file, kind=kind, names=("about", "settings", "rows"), form=FORMAT, remedy=remedy)

@@ -1,4 +1,4 @@
-"""How do people read a metric and a data fraction?"""
+"""Units of metrics and data fractions, as people read them."""
 
 from __future__ import annotations
 

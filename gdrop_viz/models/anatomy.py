@@ -1,7 +1,7 @@
-"""Where in a transformer does a parameter lie: which stack, which layer, which component?
+"""Place of a parameter in a transformer: its stack, layer and component.
 
-The answer is read from the parameter's dotted name alone, so that a saved Fisher file can be grouped without
-its model. It covers the naming habits of the Hugging Face model zoo.
+It is read from the parameter's dotted name alone, so that a saved Fisher file can be grouped without its model. The
+naming habits of the Hugging Face model zoo are covered.
 """
 
 from __future__ import annotations

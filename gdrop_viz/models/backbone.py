@@ -1,4 +1,4 @@
-"""What is a module or parameter called relative to the pretrained backbone, whatever is wrapped around it?
+"""Pretrained backbone of a model: its modules' and parameters' names, whatever is wrapped around it.
 
 A schedule is made on a masked language model and used in a classifier, perhaps inside `peft`, `torch.compile` or
 `DistributedDataParallel`. The names that all of them share are those below the base model.
@@ -7,8 +7,11 @@ A schedule is made on a masked language model and used in a classifier, perhaps 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import nn
+
+from gdrop_viz.base.checks import instance
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     >>> unwrapped(compiled_like) is inner
     True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}; pass lm.model rather than lm")
-    while True:
-        if isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
-            model = model._orig_mod
-        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        elif hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
-            model = model.get_base_model()
-        else:
-            return model
+    instance(model, nn.Module, "model", "load_pretrained(name).model")
+    while (inner := _wrapped(model)) is not None:
+        model = inner
+    return model
 
 
 def backbone_of(model: nn.Module) -> Backbone:
@@ -84,13 +80,25 @@ def plain_name(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    """The model that this one wraps, None if it wraps none."""
+    inner: Any = getattr(model, "_orig_mod", None)  # torch.compile
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        inner = model.module
+    elif _has_adapter(model):
+        inner = cast(Any, model).get_base_model()
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def _has_adapter(model: nn.Module) -> bool:
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
 def _adapter_prefix(model: nn.Module) -> str | None:
-    while isinstance(model, nn.Module):
-        if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+    layer: nn.Module | None = model
+    while layer is not None:
+        if _has_adapter(layer):
             # the tuner names what it adds by one prefix ("lora_", "ia3_", ...)
-            return getattr(getattr(model, "base_model", None), "prefix", None) or "lora_"
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
-        if inner is model:
-            break
-        model = inner
+            return getattr(getattr(layer, "base_model", None), "prefix", None) or "lora_"
+        layer = _wrapped(layer)
     return None

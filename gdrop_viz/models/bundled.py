@@ -1,4 +1,4 @@
-"""What data comes with the package, and where does it lie?"""
+"""Bundled models, corpus, tasks and findings: where they lie and what they are called."""
 
 from __future__ import annotations
 

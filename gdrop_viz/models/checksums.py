@@ -1,14 +1,14 @@
-"""Are the files of a model or task those that were written? Their sha256 stands beside them and is held against them.
+"""Checksums of the files of a model or task: their sha256, written beside them and compared when they are read.
 
 A flipped bit in weights, a vocabulary or a table would otherwise go unseen: the file stays valid, the numbers change.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
+from gdrop_viz.base.digest import file_digest
 from gdrop_viz.base.files import atomic_path
 from gdrop_viz.base.saved import DamagedFile
 from gdrop_viz.models.bundled import data_folder
@@ -19,7 +19,7 @@ _checked: dict[Path, tuple[int, int]] = {}  # file -> size and time of the last 
 
 def write_checksums(folder: Path) -> None:
     """Put the sha256 of every file in `folder` into its checksums.json."""
-    sums = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != NAME}
+    sums = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != NAME}
     with atomic_path(folder / NAME) as temporary:
         temporary.write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
 
@@ -51,18 +51,10 @@ def _verify_file(file: Path, digest: str, sums_file: Path) -> None:
     now = (state.st_size, state.st_mtime_ns)
     if _checked.get(file) == now:
         return
-    if _sha256(file) != digest:
+    if file_digest(file) != digest:
         raise DamagedFile(f"{file} is damaged: its checksum does not fit {sums_file}; {_remedy(sums_file)}")
     _checked[file] = now
 
 
 def _remedy(sums_file: Path) -> str:
     return f"restore the folder from its source, or delete {sums_file.name} if you changed it on purpose"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Where do a model's weights lie, and are they there at all?"""
+"""Devices of a model's weights, and whether the weights are in memory at all."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ from gdrop_viz.base.digest import Undigestible, digest
 from gdrop_viz.models.backbone import unwrapped
 
 _OF_MODULE = frozenset(vars(nn.Module()))  # what torch keeps in every module: hooks, modes, registries
+# what from_pretrained and accelerate leave in a model: where it came from and lies
+_OF_LOADING = frozenset({"name_or_path", "_use_kernels", "_weight_conversions", "hf_device_map", "_hf_hook"})
 _ORIGIN = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 
 
@@ -34,7 +36,7 @@ def model_digest(model: nn.Module) -> str:
 
 def config_of(model: nn.Module) -> dict[str, str]:
     """The configuration as text, without where the model came from: equal models have equal ones."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     content: dict[str, Any] = config.to_dict() if hasattr(config, "to_dict") else {}
     return {key: repr(value) for key, value in content.items() if key not in _ORIGIN}
 
@@ -42,7 +44,7 @@ def config_of(model: nn.Module) -> dict[str, str]:
 def _settings(module: nn.Module) -> dict[str, str]:
     found = {}
     for name, value in vars(module).items():
-        if name in _OF_MODULE or name == "config" or isinstance(module, _DropoutNd):
+        if name in _OF_MODULE | _OF_LOADING or name == "config" or isinstance(module, _DropoutNd):
             continue
         try:
             found[name] = digest(value)

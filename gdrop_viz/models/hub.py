@@ -1,4 +1,4 @@
-"""How do models and data sets come from outside, quietly, and with one clear line when they do not come?"""
+"""Hugging Face hub: models and data sets, quietly, and one line with the remedy where they do not come."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from gdrop_viz.models.downloads import verified_downloads
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import DatasetDict
 
 FILE_FORMATS = {
     ".csv": "csv",
@@ -177,96 +175,52 @@ def _is_unreachable(chain: Iterable[BaseException]) -> bool:
 def _explanation(error: BaseException, kind: str, name: str, revision: str | None, instead: str) -> Exception:
     from huggingface_hub import errors
 
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
+    chain = list(_causes(error))
     names = {type(link).__name__ for link in chain}
+    all_text = " ".join(map(str, chain))
+    text = " ".join(str(error).split())
 
     def caused_by(*kinds: type[BaseException]) -> bool:
         return any(isinstance(link, kinds) for link in chain)
 
-    text = " ".join(str(error).split())
-    all_text = " ".join(map(str, chain))
+    def line(what: str) -> str:
+        return f"{what}; {instead}" if instead else what
+
     if "trust_remote_code" in all_text:
-        what = f"the {kind} {name!r} needs code of its own: read it on its page, then pass trust_remote_code=True"
-        return ValueError(_line(what))
+        what = "needs code of its own: read it on its page, then pass trust_remote_code=True"
+        return ValueError(f"the {kind} {name!r} {what}")
     if caused_by(errors.GatedRepoError) or "is a gated" in all_text:
         what = f"the {kind} {name!r} is gated: ask for access on its hub page, then log in with `hf auth login`"
-        return RuntimeError(_line(what, instead))
+        return RuntimeError(line(what))
     if caused_by(errors.RevisionNotFoundError):
-        return ValueError(
-            _line(f"the {kind} {name!r} has no revision {revision!r}; take a branch, tag or commit of it")
-        )
-    if caused_by(errors.OfflineModeIsEnabled):
-        what = f"the {kind} {name!r} is not in the local cache and offline mode is on: unset HF_HUB_OFFLINE"
-        return RuntimeError(_line(what, instead))
+        return ValueError(f"the {kind} {name!r} has no revision {revision!r}; take a branch, tag or commit of it")
     if _is_unreachable(chain):
-        what = f"the {kind} {name!r} is not in the local cache and the hub could not be reached: check the network"
-        return RuntimeError(_line(what, instead))
+        offline = caused_by(errors.OfflineModeIsEnabled)
+        why = (
+            "offline mode is on: unset HF_HUB_OFFLINE" if offline else "the hub could not be reached: check the network"
+        )
+        return RuntimeError(line(f"the {kind} {name!r} is not in the local cache and {why}"))
     if caused_by(errors.RepositoryNotFoundError, errors.HFValidationError) or "DatasetNotFoundError" in names:
         what = f"no {kind} {name!r} was found, neither bundled, nor as a local path, nor on the hub"
-        return FileNotFoundError(_line(f"{what} (a private one needs `hf auth login`)", instead))
-    if "UnpicklingError" in names:
-        what = f"the weights of the {kind} {name!r} are a pickle with more than weights in it, which could run code"
-        return RuntimeError(_line(f"{what}, so it is not opened: take a checkpoint saved as safetensors"))
-    if "consistency check" in all_text.lower():
-        what = f"a file of the {kind} {name!r} came damaged and was not kept ({text[:140]}): load it again"
-        return RuntimeError(_line(what))
-    if "SafetensorError" in names:
-        what = f"a file of the {kind} {name!r} is damaged ({text[:120]}): delete it and download it again"
-        return RuntimeError(_line(what))
-    if caused_by(errors.HfHubHTTPError):
-        return RuntimeError(
-            _line(f"the hub failed while sending the {kind} {name!r} ({text[:160]}): try again", instead)
-        )
+        return FileNotFoundError(line(f"{what} (a private one needs `hf auth login`)"))
+    if "SafetensorError" in names or "consistency check" in all_text.lower():
+        return RuntimeError(f"a file of the {kind} {name!r} is cut off or damaged ({text[:160]}): download it again")
     kept = ValueError if isinstance(error, ValueError) else RuntimeError
-    return kept(_line(f"the {kind} {name!r} could not be loaded: {text[:300]}"))
+    return kept(line(f"the {kind} {name!r} could not be loaded: {text[:400]}"))
 
 
-def _line(what: str, instead: str = "") -> str:
-    return f"{what}; {instead}" if instead else what
-
-
-def read_table(path: str | os.PathLike[str]) -> Dataset:
-    """Read a local csv, tsv, json, jsonl, parquet or txt file (column "text", a row per line) into a `Dataset`.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file is missing, of another format, or empty or broken.
-    """
-    from datasets import load_dataset
-
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a file with text, but {str(path)!r} does not exist")
-    if path.suffix.lower() not in FILE_FORMATS:
-        raise ValueError(f"expected a file ending in {', '.join(FILE_FORMATS)}, got {path.name!r}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"the file {str(path)!r} is empty; give a file with rows")
-    options: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
-    with quiet_datasets():
-        try:
-            return load_dataset(FILE_FORMATS[path.suffix.lower()], data_files=str(path), split="train", **options)
-        except Exception as error:
-            cause = " ".join(str(error.__cause__ or error).split())
-            raise ValueError(f"the file {str(path)!r} could not be read as {path.suffix[1:]}: {cause[:200]}") from error
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def hub_dataset(name: str, *, config: str | None = None, revision: str | None = None, instead: str = "") -> DatasetDict:
-    """Return all splits of the data set `name` from the hub."""
+    """Return all splits of the data set `name` from the hub; its download bars stay."""
     from datasets import load_dataset
 
-    # the bars stay: a download may take long
-    with (
-        explained_failures("data set", name, revision=revision, instead=instead),
-        _quiet_loggers(*_DATASET_LOGGERS),
-        verified_downloads(name, "dataset") as made_from_them,
-    ):
+    with explained_failures("data set", name, revision=revision, instead=instead), _quiet_loggers(*_DATASET_LOGGERS):
         hub_has(name, filename="README.md", revision=revision, repo_type="dataset")
-        splits = load_dataset(name, config, revision=revision)
-        tables = [table for rows in splits.values() for table in rows.cache_files]
-        made_from_them.extend({Path(table["filename"]).parent for table in tables})
-        return splits
+        return load_dataset(name, config, revision=revision)

@@ -1,4 +1,4 @@
-"""What is the loss of each sequence? Model + batch -> logits at the predicted tokens -> one loss per sequence.
+"""Loss of each sequence: model + batch -> logits at the predicted tokens -> one loss per sequence.
 
 The unit of every quantity in this package is one sequence: L_n = mean negative log-likelihood (nats) over the
 predicted tokens of sequence n (paper, eq. 3 and section 3). The end of a model works position by position, so it is fed
@@ -10,12 +10,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gdrop_viz.models.backbone import unwrapped
 from gdrop_viz.models.devices import on_device_of
 from gdrop_viz.models.position_wise import only_at, only_first
 
@@ -122,7 +123,7 @@ def predictions(model: nn.Module, batch: Mapping[str, Tensor]) -> Predictions:
             logits = _logits(model(**inputs))
         return Predictions(logits, labels, tuple(range(len(labels) + 1)))
     if is_encoder_decoder(model) and "decoder_input_ids" not in inputs:
-        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
+        inputs["decoder_input_ids"] = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=labels)
     shifted = is_causal(model)
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED) if shifted else labels
     predicted = targets != IGNORED
@@ -182,7 +183,7 @@ def is_causal(model: nn.Module) -> bool:
     """Whether position t predicts token t + 1 (GPT-2, Llama), so that labels must be shifted."""
     if is_encoder_decoder(model):
         return False
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = unwrapped(model)
     name = type(inner).__name__
     return name.endswith(("CausalLM", "LMHeadModel")) or getattr(inner, "loss_type", None) == "ForCausalLM"
 

@@ -1,4 +1,4 @@
-"""From which module on does a model work position by position? There, the positions that are read suffice.
+"""Position-wise end of a model: the modules that can be fed the positions that are read, and no others.
 
 Heads are position-wise, and in a post-norm encoder (BERT) so is what follows the last attention: feed-forward, norms
 and head can be fed the predicted positions alone, a sixth of them in masked language modelling, and in a classifier
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -208,7 +208,7 @@ def _behind_the_backbone(model: nn.Module) -> set[nn.Module]:
     if backbone is not model:
         return set(model.modules()) - set(backbone.modules()) - {model}
     # T5: encoder, decoder and head side by side
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    output = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return {output} if isinstance(output, nn.Module) else set()
 
 

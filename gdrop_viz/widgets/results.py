@@ -19,9 +19,9 @@ def found_results(path: Path, lm: Pretrained, task: Task, settings: Mapping[str,
     if not path.is_dir():
         return None
     from gdrop_viz.finetuning.classifier import pretrained_digest
-    from gdrop_viz.finetuning.result_files import comparisons_in
+    from gdrop_viz.finetuning.result import Comparison
 
-    for common, result in comparisons_in(path):
+    for common, result in Comparison.all_in(path):
         fits = all(common["hyperparameters"].get(name, value) == value for name, value in settings.items())
         if fits and result.metadata["task"] == task.name and common["model"] == pretrained_digest(lm):
             return result

@@ -17,7 +17,6 @@ from gdrop_viz.curvature import Hessian
 from gdrop_viz.curvature.hessian import twice_differentiable
 from gdrop_viz.finetuning.spread import limited_threads
 from gdrop_viz.landscape.evaluation import evaluate_in_worker, packed
-from gdrop_viz.sites.controls import knob_by_estimate
 from tests.finetuning.conftest import animal_rows
 from tests.torture.state import differences, snapshot
 
@@ -66,20 +65,6 @@ def test_generators_of_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda given: states.__setitem__(slice(None), given))
     ended(preserved_rng(), lambda: states.__setitem__(0, "drawn from"), KeyboardInterrupt)
     assert states == ["as it was"]
-
-
-def test_finding_a_rate_by_trying_does_not_draw():
-    class Own(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rate = 0.1
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return nn.functional.dropout(x, self.rate, self.training)
-
-    before = torch.get_rng_state()
-    assert knob_by_estimate(Own(), "own").attribute == "rate"
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
@@ -184,7 +169,7 @@ def _fail(event: object) -> None:
 @pytest.mark.parametrize("on_event", [None, _fail])
 def test_a_training_that_asks_the_trainer_for_determinism(tiny_lm, task, on_event):
     """For it the Trainer sets switches and variables of the environment, for good."""
-    import gdrop_viz.finetuning._trainer  # noqa: F401  (the first import sets variables too)
+    import gdrop_viz.finetuning.trainer  # noqa: F401  (the first import sets variables too)
 
     before = snapshot(tiny_lm.model)
     settings = {"epochs": 1, "batch_size": 8, "training_arguments": {"full_determinism": True}}
@@ -196,7 +181,7 @@ def test_a_training_that_asks_the_trainer_for_determinism(tiny_lm, task, on_even
 
 
 def test_a_training_that_cannot_be_set_up(tiny_lm, task, monkeypatch):
-    import gdrop_viz.finetuning._trainer as trainer
+    import gdrop_viz.finetuning.trainer as trainer
 
     def broken(*_: object, **__: object) -> None:
         os.environ["GDROP_VIZ_ADDED"] = "inside"

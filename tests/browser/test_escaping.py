@@ -25,7 +25,7 @@ surface = gv.Surface([-1.0, 0.0, 1.0], None, [1.0, 0.0, 1.0], metadata={"label":
 display(evil, batches, dataclasses.replace(task, name=EVIL, label_names=(EVIL, "b")), surface)
 display(gv.DropoutSchedule({EVIL: 0.1}, kind=EVIL), gv.Fisher.from_means({EVIL: 1.0}))
 display(gv.select(lm.model, lambda n: True, label=EVIL), dataclasses.replace(gv.random_direction(lm.model), label=EVIL))
-from gdrop_viz.finetuning.train import COLUMNS
+from gdrop_viz.finetuning.run_table import COLUMNS
 rows = [(EVIL, 1.0, 0, 1, "validation", "accuracy", 0.5, 0.1), ("b", 1.0, 0, 1, "validation", "accuracy", 0.5, 0.1)]
 display(gv.Comparison(pd.DataFrame(rows, columns=COLUMNS), "accuracy", {"task": EVIL, "model": EVIL}))
 """

@@ -13,7 +13,7 @@ fisher = gv.fisher_information(lm.model, batches, method="hooks", progress=False
 """
 
 TASK = """
-import gdrop_viz.finetuning._trainer  # the Trainer takes seconds to import: not within the first Run
+import gdrop_viz.finetuning.trainer  # the Trainer takes seconds to import: not within the first Run
 from gdrop_viz.text.tasks import Task
 from tests.finetuning.conftest import animal_rows
 task = Task("animals", train=animal_rows(96, seed=0), validation=animal_rows(40, seed=1))

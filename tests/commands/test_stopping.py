@@ -16,7 +16,7 @@ import typer
 
 import gdrop_viz as gv
 from gdrop_viz.commands.jobs import stoppable
-from gdrop_viz.finetuning.ledger import Ledger
+from gdrop_viz.finetuning.tracker import RunTracker
 from gdrop_viz.fisher.estimate import _Run
 from gdrop_viz.landscape.growing import GrowingSurface
 from tests.commands.conftest import flags
@@ -121,7 +121,7 @@ def _scores(output: Path) -> list[tuple]:
 COMMANDS: dict[str, tuple[Callable, tuple[type, str], Callable, Callable]] = {
     "fisher": (_fisher, (_Run, "take"), _batches_kept, _fisher_bits),
     "landscape": (_landscape, (GrowingSurface, "put"), _points_kept, _surface_bits),
-    "compare": (_compare, (Ledger, "finish"), _runs_kept, _scores),
+    "compare": (_compare, (RunTracker, "finish"), _runs_kept, _scores),
 }
 
 

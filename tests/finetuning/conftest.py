@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-import gdrop_viz.finetuning._trainer  # noqa: F401  (takes seconds: here, and not within the first test)
+import gdrop_viz.finetuning.trainer  # noqa: F401  (takes seconds: here, and not within the first test)
 from tests.conftest import sentences
 
 ANIMALS = {"cat", "dog", "bird"}

@@ -111,5 +111,5 @@ class TestErrors:
 
     def test_weights_and_config_that_disagree(self, tiny_lm, toy_task):
         tiny_lm.model.config.vocab_size += 1
-        with pytest.raises(ValueError, match=r"needs embeddings.word_embeddings.weight of shape \(\d+, 16\)"):
+        with pytest.raises(ValueError, match=r"expected embeddings.word_embeddings.weight of shape \(\d+, 16\)"):
             build_classifier(tiny_lm, toy_task)

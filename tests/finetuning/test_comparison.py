@@ -190,7 +190,7 @@ def test_events_count_the_runs(tiny_lm, toy_task):
 
 
 def test_the_bar_counts_steps_and_names_the_run(tiny_lm, toy_task, monkeypatch):
-    import gdrop_viz.finetuning.ledger as ledger
+    import gdrop_viz.finetuning.tracker as tracker
 
     bars = []
 
@@ -201,8 +201,8 @@ def test_the_bar_counts_steps_and_names_the_run(tiny_lm, toy_task, monkeypatch):
         bars[-1].update = lambda n: setattr(bars[-1], "steps", bars[-1].steps + n)
         return bars[-1]
 
-    progress_bar = ledger.progress_bar
-    monkeypatch.setattr(ledger, "progress_bar", watching)
+    progress_bar = tracker.progress_bar
+    monkeypatch.setattr(tracker, "progress_bar", watching)
     compare(tiny_lm, toy_task, {**ARMS, "twin": 0.1}, fractions=[0.5], seeds=[0], **QUICK)
     assert bars[0].total == bars[0].steps == 3 * 6
     assert bars[0].descriptions == ["run 1 of 3 (standard, 50 %, seed 0)", "run 3 of 3 (none, 50 %, seed 0)"]
@@ -212,20 +212,26 @@ class TestErrorsComeBeforeWork:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"arms": {}}, "arms must map names to arms"),
-            ({"arms": ["standard"]}, "arms must map names to arms"),
-            ({"arms": {"guided": "guided"}}, "arm 'guided': an arm must be a rate such as 0.1"),
-            ({"arms": {"much": 1.5}}, r"arm 'much': an arm's rate must be a dropout probability in \[0, 1\), got 1.5"),
-            ({"arms": {3: 0.1}}, "the name of an arm must be a non-empty text, got 3"),
-            ({"fractions": []}, "at least one, got \\[\\]"),
-            ({"fractions": [1.0, 0.0]}, "fractions must be shares"),
-            ({"fractions": [0.5, 0.5]}, "fractions must differ from each other, but 0.5"),
+            ({"arms": {}}, "expected arms as a mapping of names to arms"),
+            ({"arms": ["standard"]}, "expected arms as a mapping of names to arms"),
+            ({"arms": {"guided": "guided"}}, "arm 'guided': expected an arm as a rate such as 0.1"),
+            (
+                {"arms": {"much": 1.5}},
+                "arm 'much': expected an arm's rate as a number at least 0 and below 1, got 1.5",
+            ),
+            ({"arms": {3: 0.1}}, "expected the name of an arm as a non-empty text, got 3"),
+            ({"fractions": []}, "expected fractions that differ from each other, at least one, got none"),
+            ({"fractions": [1.0, 0.0]}, "each of fractions as a number above 0 and at most 1, got 0.0"),
+            (
+                {"fractions": [0.5, 0.5]},
+                "fractions that differ from each other, at least one, got 0.5 more than once",
+            ),
             ({"fractions": [0.01]}, "1 % of the 96 training examples of animals hold no example of class"),
-            ({"seeds": []}, "seeds must be whole numbers"),
-            ({"seeds": [0, 0]}, "seeds must differ from each other, but 0"),
-            ({"seeds": [-1]}, "seeds must be whole numbers"),
-            ({"seeds": [0.5]}, "seeds must be whole numbers"),
-            ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+            ({"seeds": []}, "expected seeds that differ from each other, at least one, got none"),
+            ({"seeds": [0, 0]}, "expected seeds that differ from each other, at least one, got 0 more than once"),
+            ({"seeds": [-1]}, "each of seeds as a whole number from 0 to"),
+            ({"seeds": [0.5]}, "each of seeds as a whole number from 0 to"),
+            ({"epochs": 0}, "expected epochs as a whole number of at least 1, got 0"),
             ({"threads": 0}, "threads must be a whole number of at least 1, got 0"),
             ({"executor": "processes"}, "executor must be a concurrent.futures.Executor, got str"),
         ],
@@ -256,6 +262,9 @@ class TestErrorsComeBeforeWork:
 
     def test_arms_that_cannot_be_told_apart(self, tiny_lm, toy_task, trained):
         class Opaque:
+            def __init__(self):
+                self.lock = threading.Lock()
+
             def __call__(self, model):
                 pass
 

@@ -70,5 +70,5 @@ def test_two_processes_train_as_one(launcher, tiny_lm, tmp_path):
 
 def test_a_batch_that_cannot_be_shared_is_refused(tiny_lm, toy_task, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="must be a multiple of their number, got 9"):
+    with pytest.raises(ValueError, match="as a multiple of their number, got 9"):
         gv.fine_tune(tiny_lm, toy_task, 0.1, batch_size=9)

@@ -8,9 +8,9 @@ import pytest
 import scipy.stats
 
 from gdrop_viz.finetuning import Comparison
-from gdrop_viz.finetuning.statistics import seeds_needed
+from gdrop_viz.finetuning.power import seeds_needed
+from gdrop_viz.finetuning.run_table import COLUMNS
 from gdrop_viz.finetuning.store import RunStore
-from gdrop_viz.finetuning.train import COLUMNS
 
 
 def made_up(scores, *, metric="accuracy", seeds=None):
@@ -86,7 +86,7 @@ def test_a_change_with_the_data_against_scipy(result, scores):
     assert change["mean"] == pytest.approx((gain[0.25] - gain[1.0]).mean())
     assert change["n"] == 7
     assert 2 / 2**7 <= change["p"] <= 1
-    with pytest.raises(ValueError, match=r"fraction must be among 1\.0, 0\.25, got 0\.5"):
+    with pytest.raises(ValueError, match=r"expected fraction to be one of 1\.0, 0\.25, got 0\.5"):
         result.change_with_data("guided", "standard", 0.5, 1.0)
 
 
@@ -113,7 +113,7 @@ def test_another_validation_set(result, scores):
     found = mismatched.paired("guided", "standard").set_index("fraction")["mean"]
     assert found[1.0] == pytest.approx(difference.mean() + 0.1)
     assert "validation_mismatched" in mismatched._repr_html_()
-    with pytest.raises(ValueError, match="must be one of validation, validation_mismatched, got 'test'"):
+    with pytest.raises(ValueError, match="to be one of 'validation', 'validation_mismatched', got 'test'"):
         both.on("test")
 
 
@@ -192,7 +192,7 @@ class TestSaveAndLoad:
 
 class TestErrors:
     def test_unknown_arm(self, result):
-        with pytest.raises(ValueError, match="arm must be one of standard, guided, none, got 'giuded'"):
+        with pytest.raises(ValueError, match="expected an arm to be one of 'standard', 'guided', 'none', got 'giuded'"):
             result.paired("giuded", "standard")
 
     def test_the_same_arm_twice(self, result):
@@ -200,7 +200,7 @@ class TestErrors:
             result.verdict("guided", "guided")
 
     def test_unknown_metric(self, result):
-        with pytest.raises(ValueError, match="metric must be one of accuracy, got 'f1'"):
+        with pytest.raises(ValueError, match="expected metric to be one of 'accuracy', got 'f1'"):
             result.summary("f1")
 
 

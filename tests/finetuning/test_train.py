@@ -13,7 +13,7 @@ from transformers import get_linear_schedule_with_warmup
 from gdrop_viz.dropout import uniform_dropout
 from gdrop_viz.finetuning import GaussianArm, Hyperparameters, WeightDecayArm, build_classifier, fine_tune
 from gdrop_viz.finetuning.encoding import PaddedBatches, encode
-from gdrop_viz.finetuning.train import default_learning_rate
+from gdrop_viz.finetuning.hyperparameters import default_learning_rate
 from gdrop_viz.models.pretrained import Pretrained
 from gdrop_viz.sites import measured_dropout
 from gdrop_viz.text.tasks import Task
@@ -339,17 +339,17 @@ def test_default_learning_rate(tiny_lm):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
-        ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
-        ({"batch_size": True}, "batch_size must be a whole number"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"warmup": 10}, "warmup must be a share"),
-        ({"weight_decay": -1}, "weight_decay must be at least 0"),
-        ({"padding": "short"}, "padding must be 'longest' or 'max_length'"),
-        ({"evaluate": "never"}, "evaluate must be 'epoch' or 'end', got 'never'"),
-        ({"training_arguments": {"seed": 3}}, "must leave seed to gdrop_viz"),
+        ({"epochs": 0}, "expected epochs as a whole number of at least 1, got 0"),
+        ({"epochs": 1.5}, "expected epochs as a whole number of at least 1, got 1.5"),
+        ({"batch_size": True}, "expected batch_size as a whole number"),
+        ({"learning_rate": 0.0}, "expected learning_rate as a number above 0, got 0.0"),
+        ({"warmup": 10}, "expected warmup as a number at least 0 and below 1, got 10"),
+        ({"weight_decay": -1}, "expected weight_decay as a number at least 0, got -1"),
+        ({"padding": "short"}, "expected padding to be one of 'longest', 'max_length', got 'short'"),
+        ({"evaluate": "never"}, "expected evaluate to be one of 'epoch', 'end', got 'never'"),
+        ({"training_arguments": {"seed": 3}}, "expected training_arguments without seed, which gdrop_viz sets"),
         ({"training_arguments": {"dtype": torch.float16}}, "plain values that JSON can store"),
-        ({"fraction": 0.0}, "fraction must be above 0"),
+        ({"fraction": 0.0}, "fraction as a number above 0"),
         ({"fraction": 0.01}, "1 % of the 96 training examples of animals hold no example of class"),
     ],
 )

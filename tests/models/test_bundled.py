@@ -1,4 +1,4 @@
-"""Is what comes with the package where it is looked for, and is it what its README says?"""
+"""Bundled data: where it is looked for, and what its README says."""
 
 from __future__ import annotations
 

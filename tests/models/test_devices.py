@@ -1,4 +1,4 @@
-"""Is a model that accelerate has spread over devices, or one in half precision, as good as a plain one?"""
+"""Models that accelerate has spread over devices, and models in half precision, against plain ones."""
 
 from __future__ import annotations
 

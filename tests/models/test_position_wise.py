@@ -1,4 +1,4 @@
-"""Is the end of the model found from which predicted positions suffice, and nothing before it?"""
+"""Position-wise ends: found where predicted positions suffice, and nowhere before."""
 
 from __future__ import annotations
 

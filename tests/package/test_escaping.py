@@ -23,7 +23,7 @@ from torch import nn
 import gdrop_viz as gv
 from gdrop_viz import curvature, landscape, studies
 from gdrop_viz.commands.page import Page
-from gdrop_viz.finetuning.train import COLUMNS
+from gdrop_viz.finetuning.run_table import COLUMNS
 
 EVIL = "<script>window.hacked=1</script>"
 X = np.array([-1.0, 0.0, 1.0])

@@ -64,18 +64,3 @@ def test_calculations_load_torch_and_what_it_loads():
 @pytest.mark.parametrize("name", ["FisherExplorer", "LandscapeExplorer", "DropoutLab"])
 def test_panels_load_no_library_of_pictures(name):
     assert imported_by(f"import gdrop_viz as gv; gv.{name}") & {"matplotlib", "seaborn", "transformers"} == set()
-
-
-def test_lower_layers_do_not_import_higher_ones():
-    import ast
-    from pathlib import Path
-
-    package = Path(gv.__file__).parent
-    order = ["widgets", "plots", "finetuning", "dropout", "landscape", "fisher"]
-    above = {"plots": {"widgets"}, **{name: {"widgets", "plots"} for name in order[2:]}}
-    for name, forbidden in above.items():
-        for path in (package / name).glob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                module = node.module if isinstance(node, ast.ImportFrom) else None
-                parts = (module or "").split(".")
-                assert not (parts[0] == "gdrop_viz" and len(parts) > 1 and parts[1] in forbidden), path

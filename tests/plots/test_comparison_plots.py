@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from gdrop_viz.finetuning import Comparison
-from gdrop_viz.finetuning.train import COLUMNS
+from gdrop_viz.finetuning.run_table import COLUMNS
 from gdrop_viz.plots.finetuning import comparison, paired_differences, training_curves
 
 ARMS = ("standard", "guided", "none")
@@ -111,5 +111,5 @@ def test_errors(result):
         training_curves(result, fraction=0.5)
     with pytest.raises(ValueError, match="no finished run"):
         comparison(Comparison(result.runs.iloc[:0], metric="accuracy"))
-    with pytest.raises(ValueError, match="metric must be one of accuracy, loss, got 'f1'"):
+    with pytest.raises(ValueError, match="expected metric to be one of 'accuracy', 'loss', got 'f1'"):
         comparison(result, "f1")

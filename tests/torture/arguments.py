@@ -67,7 +67,7 @@ class World:
         self.line = gv.Surface(x, None, x**2)
         self.task = gv.Task("animals", train=animal_rows(24, seed=0), validation=animal_rows(12, seed=1))
         rows = [(a, 1.0, s, 1, "validation", "accuracy", 0.5 + s / 9, 0.1) for a in "ab" for s in (0, 1, 2)]
-        from gdrop_viz.finetuning.train import COLUMNS
+        from gdrop_viz.finetuning.run_table import COLUMNS
 
         self.comparison = gv.Comparison(pd.DataFrame(rows, columns=COLUMNS), "accuracy", {"task": "t"})
         self.folder = Path(tempfile.mkdtemp())

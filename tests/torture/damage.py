@@ -264,7 +264,7 @@ def readers() -> dict[str, Reader]:
 
 
 def _comparison_table() -> Any:
-    from gdrop_viz.finetuning.result_files import run_table
+    from gdrop_viz.finetuning.run_table import run_table
 
     return run_table([{"arm": arm, "fraction": 1.0, "seed": 0, **row} for arm in ("a", "b") for row in _rows()])
 

@@ -52,7 +52,7 @@ class FailAt:
 def _shared() -> dict[str, Any]:
     import sklearn.metrics  # noqa: F401  (sets a variable of the environment when it is first imported)
 
-    import gdrop_viz.finetuning._trainer  # noqa: F401
+    import gdrop_viz.finetuning.trainer  # noqa: F401
     from tests.finetuning.conftest import animal_rows
 
     lm = gv.Pretrained(random_bert(), word_tokenizer(), objective="mlm", name="tiny")

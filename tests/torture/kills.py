@@ -183,7 +183,7 @@ def _imported() -> None:
     import h5py  # noqa: F401
     import scipy  # noqa: F401
 
-    import gdrop_viz.finetuning._trainer  # noqa: F401
+    import gdrop_viz.finetuning.trainer  # noqa: F401
 
     gv.sequence_losses(_lm().model, _batches()[0])
     gv.dropout_sites(_lm().model)

@@ -1,4 +1,4 @@
-"""Which runs of a comparison are done, and who is told?"""
+"""Tracker of a comparison's runs: done or to do, with their events and the progress bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gdrop_viz.base.processes import is_first
 from gdrop_viz.base.progress import progress_bar
 from gdrop_viz.finetuning.events import Event, EventKind, Listener
 from gdrop_viz.finetuning.result import Comparison
-from gdrop_viz.finetuning.result_files import run_table
+from gdrop_viz.finetuning.run_table import run_table
 from gdrop_viz.finetuning.store import RunStore, fingerprint
 from gdrop_viz.finetuning.units import percent
 
@@ -40,8 +40,8 @@ class Run:
         return {"arm": self.arm, "fraction": self.fraction, "seed": self.seed}
 
 
-class Ledger:
-    """The runs of a comparison: found on disk or done, written down at once, told to the listener and the bar.
+class RunTracker:
+    """The runs of a comparison: found in the store or to do; each is kept there as soon as it is done.
 
     Two arms that come to the same settings (a uniform rate, and a matched schedule of that rate) are one run; the
     second is "skipped".
@@ -71,7 +71,7 @@ class Ledger:
             rows = found[run.name]
             if rows is not None:
                 self.rows[run.name] = rows
-                self._tell_end("run skipped", run)
+                self._emit_end("run skipped", run)
 
     def unfinished(self) -> Iterator[Run]:
         """Yield the runs to do; of runs with the same settings only the first."""
@@ -82,24 +82,24 @@ class Ledger:
                 yield run
 
     def start(self, run: Run) -> None:
-        """Say that `run` begins."""
+        """Announce that `run` begins."""
         where = f"{run.arm}, {percent(run.fraction)}, seed {run.seed}"
         logger.info("run %d of %d: %s", self.n_done + 1, len(self.runs), where)
         self.bar.set_description(f"run {self.n_done + 1} of {len(self.runs)} ({where})")
-        self._tell(Event("run started", **run.key, total_steps=run.total_steps))
+        self._emit(Event("run started", **run.key, total_steps=run.total_steps))
 
     def listener(self, run: Run) -> Listener:
-        """Return what hears the events of the training of `run`."""
+        """Return the listener for the training of `run`: it moves the bar and adds the run's names to each event."""
 
-        def hear(event: Event) -> None:
+        def listen(event: Event) -> None:
             if event.kind == "step":
                 self.bar.update(1)
-            self._tell(replace(event, **run.key))
+            self._emit(replace(event, **run.key))
 
-        return hear
+        return listen
 
     def finish(self, run: Run, rows: Rows) -> bool:
-        """Write `run` down if it came to its end; return whether it did."""
+        """Keep `run` if it came to its end; return whether it did."""
         if not rows or rows[-1]["epoch"] < self.metadata["epochs"]:
             return False
         about = {"arm": run.arm, "model": self.metadata["model"], "task": self.metadata["task"], "metric": self.metric}
@@ -110,7 +110,7 @@ class Ledger:
             if twin.name == run.name:
                 if twin is not run:
                     self.bar.update(twin.total_steps)
-                self._tell_end("run finished" if twin is run else "run skipped", twin)
+                self._emit_end("run finished" if twin is run else "run skipped", twin)
         return True
 
     @property
@@ -123,20 +123,20 @@ class Ledger:
         rows = [{**run.key, **row} for run in self.runs for row in self.rows.get(run.name, ())]
         return Comparison(run_table(rows), self.metric, {**self.metadata, "complete": self.n_done == len(self.runs)})
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> RunTracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.bar.close()
         if kind is None:
-            self._tell(Event("finished" if self.n_done == len(self.runs) else "stopped"))
+            self._emit(Event("finished" if self.n_done == len(self.runs) else "stopped"))
 
-    def _tell_end(self, kind: EventKind, run: Run) -> None:
+    def _emit_end(self, kind: EventKind, run: Run) -> None:
         rows, steps = self.rows[run.name], run.total_steps
         epoch = rows[-1]["epoch"]
-        self._tell(Event(kind, **run.key, epoch=epoch, step=steps, total_steps=steps, metrics=scores_at(rows, epoch)))
+        self._emit(Event(kind, **run.key, epoch=epoch, step=steps, total_steps=steps, metrics=scores_at(rows, epoch)))
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         if self.on_event is not None:
             self.on_event(replace(event, done_runs=self.n_done, total_runs=len(self.runs)))
 

@@ -1,4 +1,4 @@
-"""The Hugging Face `Trainer` with a data order that only the seed decides, reporting to us instead of printing.
+"""Hugging Face `Trainer` with a data order that only the seed decides, and a record of its scores.
 
 Importing this module takes seconds (it imports the Trainer), so it is imported where training begins.
 """
@@ -51,8 +51,16 @@ class PairedTrainer(Trainer):
     rates would see other batches from the second epoch on, and their differences would no longer be paired.
     """
 
-    def __init__(self, *args: Any, group_by_length: bool, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        *,
+        train: list[dict[str, Any]],
+        validation: dict[str, list[dict[str, Any]]],
+        group_by_length: bool,
+        **settings: Any,
+    ) -> None:
+        super().__init__(train_dataset=train, eval_dataset=validation, **settings)
+        self.train_rows, self.validation = train, validation
         self.group_by_length = group_by_length
         self.processes, self.rank = n_processes(), rank()
         if self.args.world_size != self.processes:
@@ -64,11 +72,11 @@ class PairedTrainer(Trainer):
         # a classifier's loss is a mean over the batch: without this the Trainer takes the **kwargs of its forward for
         # the ability to average over all accumulated batches, and adds their gradients up instead
         self.model_accepts_loss_kwargs = False
-        self.update_loss = 0.0  # of the micro-batches since the last update
+        self.update_loss: float | torch.Tensor = 0.0  # of the micro-batches since the last update
         self.update_rows = 0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
-        rows = self.train_dataset if train_dataset is None else train_dataset
+        rows = self.train_rows if train_dataset is None else train_dataset
         generator = torch.Generator().manual_seed(self.args.seed)
         if not self.group_by_length:
             return RandomSampler(rows, generator=generator)
@@ -84,10 +92,11 @@ class PairedTrainer(Trainer):
         # accelerate would fill up the last batch with rows from the first one, which one process does not see
         whole = BatchSampler(self._get_train_sampler(), self.args.train_batch_size * self.processes, drop_last=False)
         mine = SharedBatches(whole, self.processes, self.rank)
-        return DataLoader(self.train_dataset, batch_sampler=mine, collate_fn=self.data_collator)
+        rows: Any = self.train_rows  # any sequence will do
+        return DataLoader(rows, batch_sampler=mine, collate_fn=self.data_collator)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         if self.processes == 1 or not model.training:
             return loss
         # the gradients of all processes are averaged: weigh this one's mean by its share of the batch's rows
@@ -96,8 +105,8 @@ class PairedTrainer(Trainer):
         return loss * (self.processes * mine / whole)
 
     def _rows_of_batch(self) -> tuple[int, int]:
-        """Rows of the batch that all processes are at, and how many of them this one has."""
-        size, total = self.args.train_batch_size * self.processes, len(self.train_dataset)
+        """Return the rows of the batch that all processes are at, and how many of them this one has."""
+        size, total = self.args.train_batch_size * self.processes, len(self.train_rows)
         number = self.batches_taken % math.ceil(total / size)
         whole = min(size, total - number * size)
         return whole, len(range(self.rank, whole, self.processes))
@@ -113,7 +122,7 @@ class PairedTrainer(Trainer):
 
 
 class Recorder(TrainerCallback):
-    """Keeps the scores of each epoch as rows, tells the listener, and ends the training when asked to stop."""
+    """Keeps the scores of each epoch as rows, passes events on, and ends the training when asked to stop."""
 
     def __init__(self, on_event: Listener | None, stop: StopSignal | None) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -124,7 +133,8 @@ class Recorder(TrainerCallback):
         self.on_event, self.stop = on_event, stop
         self.trainer: PairedTrainer | None = None
         self.began = time.perf_counter()
-        self.epoch_loss, self.epoch_rows = 0.0, 0
+        self.epoch_loss: float | torch.Tensor = 0.0
+        self.epoch_rows = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_if_asked()
@@ -143,17 +153,19 @@ class Recorder(TrainerCallback):
         self._stop_if_asked()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self.trainer
+        trainer = self._training()
         loss, rows = trainer.update_loss, trainer.update_rows
         trainer.update_loss, trainer.update_rows = 0.0, 0
         self.epoch_loss, self.epoch_rows = self.epoch_loss + loss * rows, self.epoch_rows + rows
         if self.on_event is not None:
-            self._tell("step", state, {"loss": float(loss)})
+            self._emit("step", state, {"loss": float(loss)})
         self._stop_if_asked()
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        metrics = kwargs["metrics"]
         epoch, seconds = round(state.epoch), time.perf_counter() - self.began
-        split = next(name for name in self.trainer.eval_dataset if f"eval_{name}_loss" in metrics)
+        sets = list(self._training().validation)
+        split = next(name for name in sets if f"eval_{name}_loss" in metrics)
         scores = {**self.metrics, "loss": self.validation_loss}
         table = [(split, metric, float(value)) for metric, value in scores.items()]
         if split == "validation":
@@ -163,12 +175,16 @@ class Recorder(TrainerCallback):
             {"epoch": epoch, "split": split, "metric": metric, "value": value, "seconds": seconds}
             for split, metric, value in table
         ]
-        if split == list(self.trainer.eval_dataset)[-1]:
+        if split == sets[-1]:
             self.rows += self.unfinished
             self.unfinished = []
-            self._tell("epoch", state, self.epoch_scores)
+            self._emit("epoch", state, self.epoch_scores)
 
-    def _tell(self, kind: Any, state: Any, metrics: dict[str, float]) -> None:
+    def _training(self) -> PairedTrainer:
+        assert self.trainer is not None, "callbacks are called while the trainer is at work"
+        return self.trainer
+
+    def _emit(self, kind: Any, state: Any, metrics: dict[str, float]) -> None:
         if self.on_event is not None:
             self.on_event(
                 Event(kind, epoch=state.epoch, step=state.global_step, total_steps=state.max_steps, metrics=metrics)
@@ -210,8 +226,8 @@ def make_trainer(
     trainer = PairedTrainer(
         model=classifier,
         args=settings,
-        train_dataset=train,
-        eval_dataset=validation,
+        train=train,
+        validation=validation,
         data_collator=collate,
         compute_metrics=score,
         # encoder-decoders also return hidden states, which nobody needs to gather
