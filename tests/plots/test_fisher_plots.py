@@ -84,8 +84,8 @@ def test_a_zero_score_and_a_single_value_can_be_drawn():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fisher_profile(given(1.0), measure="median"), "measure must be one of"),
-        (lambda: fisher_heatmap(given(1.0), measure="median"), "measure must be one of"),
+        (lambda: fisher_profile(given(1.0), measure="median"), "expected measure to be one of"),
+        (lambda: fisher_heatmap(given(1.0), measure="median"), "expected measure to be one of"),
         (lambda: fisher_profile({}), "at least one"),
         (lambda: fisher_concentration({}), "at least one"),
         (lambda: fisher_profile(given(1.0), by="word"), "by to be one of"),

@@ -46,7 +46,7 @@ def test_both_surfaces_are_computed_and_share_one_scale(explored, tiny_lm):
     assert left.cells.bounds == right.cells.bounds
     losses = np.concatenate([surface.loss.ravel() for surface in state.surfaces.values()])
     assert left.cells.bounds == (losses.min(), losses.max())
-    assert "25 of 25 points; each the mean of 10 sequences" in left.summary
+    assert "mean of 10 sequences; 25 of 25 points" in left.summary
     assert "Both surfaces are known." in explored.progress.value
 
 
