@@ -19,7 +19,7 @@ from gdrop_viz.curvature.sequences import by_sequence
 from gdrop_viz.curvature.spectrum import spectrum
 from gdrop_viz.curvature.trace import trace
 from gdrop_viz.fisher.batch import batch_size, part_of
-from gdrop_viz.models.backbone import bare
+from gdrop_viz.models.backbone import undistributed
 from gdrop_viz.models.devices import check_weights_present
 from gdrop_viz.models.differentiation import check_known, differentiable, gradients, moved, own_arithmetic
 from gdrop_viz.models.losses import Loss, sequence_losses
@@ -76,7 +76,7 @@ class Hessian:
         selection: Selection | None = None,
         loss: Loss | None = None,
     ) -> None:
-        self._model, self._loss = bare(module(model)), loss
+        self._model, self._loss = undistributed(module(model)), loss
         if selection is not None:
             selection = instance(selection, Selection, "selection", "top_k or random_k").on(self._model)
         self._selection = selection

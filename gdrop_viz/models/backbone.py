@@ -57,14 +57,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """Return the model under `torch.compile` and data-parallel wrappers; adapters stay.
-
-    Its parameters go by the names that they have without the wrappers, and it runs uncompiled.
-
-    >>> [name for name, _ in bare(nn.DataParallel(nn.Linear(2, 2))).named_parameters()]
-    ['weight', 'bias']
-    """
+def undistributed(model: nn.Module) -> nn.Module:
+    """Return the model under `torch.compile` and data-parallel wrappers; its adapters stay."""
     while not _has_adapter(model) and (inner := _wrapped(model)) is not None:
         model = inner
     return model

@@ -1,4 +1,4 @@
-"""Is text from data, names and labels escaped in every table, panel and report? Without a browser, one by one.
+"""Escaped text from data, names and labels in every table, panel and report; without a browser, one by one.
 
 `tests/browser/test_escaping.py` asks the same of a real browser; here no representation can be forgotten.
 """

@@ -1,4 +1,4 @@
-"""Which guards stand between a mishap and a wrong result? Each can be removed for a while, to see its test fail."""
+"""Guards between a mishap and a wrong result; each can be removed for a while, to see its test fail."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _set_for_good(self: Any, model: Any, batch: Any) -> Callable[[], None]:
     from gdrop_viz.sites.sites import locate
 
     for place in self._matching(model.base_model, locate(model)):
-        place.knob.set(self.rates[place.site.name])
+        place.control.set(self.rates[place.site.name])
     return lambda: None
 
 
