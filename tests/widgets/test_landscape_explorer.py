@@ -15,7 +15,7 @@ from gdrop_viz.landscape.surface import surface_path
 
 @pytest.fixture
 def make(tiny_lm, tiny_batches, tmp_path):
-    fisher = fisher_information(tiny_lm.model, tiny_batches, method="hooks", progress=False)
+    fisher = fisher_information(tiny_lm.model, tiny_batches, method="batched", progress=False)
     made = []
 
     def make(**settings):
@@ -154,7 +154,7 @@ def test_stop_ends_the_work_before_its_next_batch(make, monkeypatch, button):
 
 
 def test_elements_of_tensor_scores_are_an_error_in_the_panel(tiny_lm, tiny_batches, tmp_path):
-    fisher = fisher_information(tiny_lm.model, tiny_batches, resolution="tensor", method="hooks", progress=False)
+    fisher = fisher_information(tiny_lm.model, tiny_batches, resolution="tensor", method="batched", progress=False)
     explorer = LandscapeExplorer(tiny_lm, fisher, tiny_batches, path=tmp_path, points=3)
     assert explorer.by.value == "tensor"
     explorer.by.value = "element"
