@@ -111,7 +111,7 @@ def tool(name: str, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> W
 
 def check(name: str, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
     """Largest difference of a tool's scores from the engine's, relative to each tensor's largest (zero ones aside)."""
-    scores = gv.fisher_information(copy.deepcopy(model), [batch], method="hooks", progress=False).scores
+    scores = gv.fisher_information(copy.deepcopy(model), [batch], method="batched", progress=False).scores
     found = tool(name, model, batch)()
     most = max(float(score.max()) for score in scores.values())
     differences = [

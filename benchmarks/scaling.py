@@ -88,7 +88,7 @@ def the_text(sequences: int, length: int, vocabulary: int, **_: int) -> list[dic
 def fisher(resolution: str, **size: int) -> Callable[[], Any]:
     model, batches = the_model(**size), the_text(**size)
     # hooks: the self-check of "auto" is a fixed cost that a long run does not see
-    return lambda: gv.fisher_information(model, batches, resolution=resolution, method="hooks", progress=False)
+    return lambda: gv.fisher_information(model, batches, resolution=resolution, method="batched", progress=False)
 
 
 def surface(points: int) -> Callable[[], Any]:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from gdrop_viz.base.checks import whole
+
 
 @contextmanager
 def preserved_modes(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
@@ -63,6 +65,20 @@ def preserved_rng(seed: int | None = None) -> Iterator[None]:
         torch.set_rng_state(states[2])
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use `threads` CPU threads for a while; None leaves their number alone."""
+    before = torch.get_num_threads()
+    if threads is None or whole(threads, "threads") == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

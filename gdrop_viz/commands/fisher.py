@@ -76,7 +76,7 @@ def fisher(
                     lm.model, batches, estimator=estimator, resolution=resolution, stop_when_stable=stop_when_stable,
                     checkpoint=output / "fisher.checkpoint.safetensors", stop=stop, progress=is_first(),
                 )  # fmt: skip
-        if result.metadata["ended"] == "stopped":
+        if result.ended == "stopped":
             end_stopped()
         if not is_first():
             return

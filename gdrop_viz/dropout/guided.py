@@ -1,4 +1,4 @@
-"""How does the Fisher information of a model turn into one dropout rate per site?"""
+"""Guided dropout: one rate per site, from the Fisher information of the parameters that it follows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from gdrop_viz.base.checks import few, one_of
 from gdrop_viz.dropout.schedule import DropoutSchedule
 from gdrop_viz.models.backbone import Backbone, backbone_of, plain_name
-from gdrop_viz.sites.rates import between, check_bounds, few
-from gdrop_viz.sites.sites import DropoutSite, locate, scheduled_sites
+from gdrop_viz.sites.rates import between, bounds
+from gdrop_viz.sites.sites import DropoutSite, dropout_sites, scheduled_sites
 
 if TYPE_CHECKING:
     from gdrop_viz.fisher import Fisher
@@ -34,18 +35,31 @@ def guided_dropout(
     `upper - (upper - lower) r / (n - 1)` (arXiv 2406.14005, eqs. 9-10): inclusive at both ends, ties in execution
     order. With `scale="log"` the rate is linear in the logarithm of the score instead of its rank.
 
-    Args:
-        model: any model with the backbone; its weights are not read.
-        fisher: has `means`, a Series parameter name -> mean Fisher score; names may come from another model with the
-            same backbone (the prefix of the base model is stripped on both sides).
-        lower, upper: bounds of the rates.
-        scale: "rank" as in the paper, or "log".
-        weighting: the score of a site is the unweighted mean over its tensors of each tensor's mean ("tensor", as in
-            the authors' code), or the mean over all its elements ("element").
-        batch: keyword arguments of the forward in which the sites are found, by default a tiny dummy batch.
+    Parameters
+    ----------
+    model
+        Any model with the backbone; its weights are not read.
+    fisher
+        Has `means`, a Series parameter name -> mean Fisher score; names may come from another model with the same
+        backbone (the prefix of the base model is stripped on both sides).
+    lower, upper
+        Bounds of the rates.
+    scale
+        "rank" as in the paper, or "log".
+    weighting
+        The score of a site is the unweighted mean over its tensors of each tensor's mean ("tensor", as in the authors'
+        code), or the mean over all its elements ("element").
+    batch
+        Keyword arguments of the forward in which the sites are found, by default a tiny dummy batch.
 
-    Raises:
-        ValueError: a bound is no probability, or scores are missing for the model's parameters.
+    Returns
+    -------
+    The schedule, with the score and the position of every site.
+
+    Raises
+    ------
+    ValueError
+        If a bound is no probability, or scores are missing for the model's parameters.
 
     >>> import pandas as pd, torch
     >>> from types import SimpleNamespace
@@ -54,26 +68,25 @@ def guided_dropout(
     >>> guided_dropout(net, SimpleNamespace(means=means), batch={"input": torch.ones(1, 2)}).rates
     {'0.1': 0.0, '1.1': 0.1}
     """
-    check_bounds(lower, upper)
-    for name, value, allowed in (("scale", scale, ("rank", "log")), ("weighting", weighting, ("tensor", "element"))):
-        if value not in allowed:
-            raise ValueError(f"expected {name} to be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    lower, upper = bounds(lower, upper)
+    one_of(scale, ("rank", "log"), "scale")
+    one_of(weighting, ("tensor", "element"), "weighting")
     if not hasattr(fisher, "means"):
         raise TypeError(
             f"expected a Fisher (gv.fisher_information, or gv.Fisher.from_means for scores from elsewhere), got "
             f"{type(fisher).__name__}"
         )
     body = backbone_of(model)
-    sites = tuple(place.site for place in locate(model, batch=batch))
+    sites = tuple(dropout_sites(model, batch=batch))
     scores = _site_scores(body, scheduled_sites(sites, model), fisher.means, weighting)
     positions = _rank_positions(scores) if scale == "rank" else _log_positions(scores)
     return DropoutSchedule(
-        between(float(lower), float(upper), positions),
+        between(lower, upper, positions),
         kind="guided",
         sites=sites,
         scores=scores,
-        lower=float(lower),
-        upper=float(upper),
+        lower=lower,
+        upper=upper,
         positions=positions,
     )
 

@@ -1,4 +1,4 @@
-"""How is a model trained with Gaussian noise in place of dropout, at attention probabilities too?"""
+"""Gaussian dropout: multiplicative noise in place of dropout, at attention probabilities too."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
+from gdrop_viz.base.checks import few
 from gdrop_viz.dropout.schedule import DropoutSchedule, uniform_dropout
 from gdrop_viz.models.backbone import backbone_of
 from gdrop_viz.sites.observation import SDPA_SIGNATURE, observed, register_dropout_function
-from gdrop_viz.sites.rates import few
 from gdrop_viz.sites.sites import LocatedSite, locate
 
 _REPLACED = ("dropout", "scaled_dot_product_attention", "gaussian_noise")
@@ -47,8 +47,10 @@ register_dropout_function(sys.modules[__name__], "gaussian_noise")
 class GaussianDropout:
     """Gaussian noise at work in a model, until `remove()` or the end of its `with` block.
 
-    Attributes:
-        schedule: the rate of every site; the noise at a site with rate `p` has variance `p / (1 - p)`.
+    Attributes
+    ----------
+    schedule
+        The rate of every site; the noise at a site with rate `p` has variance `p / (1 - p)`.
     """
 
     def __init__(self, schedule: DropoutSchedule, undo: Callable[[], None]) -> None:
@@ -80,18 +82,26 @@ def gaussian_dropout(
     said in a warning. The head and adapters keep their dropout. That each site really makes noise is verified in a
     training-mode forward.
 
-    Args:
-        model: any model; its training and evaluation modes decide, as for dropout, when there is noise.
-        rate: one `p` for all sites, or a schedule.
-        batch: keyword arguments of the forward in which the sites are found, by default a tiny dummy batch.
+    Parameters
+    ----------
+    model
+        Any model; its training and evaluation modes decide, as for dropout, when there is noise.
+    rate
+        One `p` for all sites, or a schedule.
+    batch
+        Keyword arguments of the forward in which the sites are found, by default a tiny dummy batch.
 
-    Returns:
-        A handle: `remove()` it, or use it in a `with` statement.
+    Returns
+    -------
+    A handle: `remove()` it, or use it in a `with` statement.
 
-    Raises:
-        ValueError: the rate is no probability, the model makes noise already, or a site uses a function that has no
-            Gaussian twin.
-        RuntimeError: a site kept its dropout; the model is as before.
+    Raises
+    ------
+    ValueError
+        If the rate is no probability, the model makes noise already, or a site uses a function that has no Gaussian
+        form here.
+    RuntimeError
+        If a site kept its dropout; the model is as before.
 
     >>> net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
     >>> with gaussian_dropout(net, 0.2, batch={"input": torch.ones(1, 4)}):
@@ -159,6 +169,8 @@ def _verify(
 class _WithNoise:
     """A module's forward, run while dropout means noise (an object, so that a copied model keeps it)."""
 
+    __wrapped__: Callable[..., Any]  # set by update_wrapper
+
     def __init__(self, forward: Callable[..., Any]) -> None:
         functools.update_wrapper(self, forward)
 
@@ -168,7 +180,7 @@ class _WithNoise:
 
 
 class _NoiseMode(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.dropout:
             return _noise_for_dropout(*args, **kwargs)

@@ -1,10 +1,7 @@
-"""What is the loss at one point of the plane, and how do the weights get there and back, bit for bit?"""
+"""Evaluation of points: the weights are moved there and back, bit for bit, and the losses are measured."""
 
 from __future__ import annotations
 
-import io
-import pickle
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,47 +139,15 @@ def evaluating(
             weights.restore()  # does nothing, unless an interrupt has cut the first one short
 
 
-def packed(*arguments: Any) -> bytes:
-    """Serialise `evaluating`'s arguments for the workers of an executor (memory only, never a file).
+def evaluating_in_worker(*arguments: Any) -> Callable[[str, Sequence[float]], PointValue]:
+    """What `evaluating` gives for these arguments, open as long as it lives: a worker's copy is nobody else's."""
+    context = evaluating(*arguments)
+    evaluate = context.__enter__()
 
-    As bytes, and not as tensors: torch would hand the tensors over through shared memory, and a worker that moves
-    its weights would move the caller's.
-    """
-    buffer = io.BytesIO()
-    try:
-        pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(arguments)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"expected a model, batches, loss and metrics that can be sent to another process, got: {error}; "
-            "define functions in a module (no lambda, nothing from a notebook cell), or leave executor=None"
-        ) from None
-    return buffer.getvalue()
+    def point(plane: str, coefficients: Sequence[float], _: Any = context) -> PointValue:
+        return evaluate(plane, coefficients)
 
-
-_worker = threading.local()  # one model per thread: two threads must not move the same weights
-
-
-def evaluate_in_worker(
-    token: str, payload: bytes | None, plane: str, coefficients: Sequence[float], threads: int
-) -> PointValue | None:
-    """Evaluate a point in an executor's worker; None says that the worker has no model yet and needs the payload.
-
-    `threads` is the caller's number of torch threads: with another number sums may be rounded in another order.
-    """
-    if getattr(_worker, "token", None) != token:
-        if payload is None:
-            return None
-        _worker.token = _worker.evaluator = _worker.context = None  # free the old model before the new one comes
-        _worker.context = evaluating(*pickle.loads(payload))  # stays open: the copy is never anybody else's
-        _worker.evaluator, _worker.token = _worker.context.__enter__(), token
-    before = torch.get_num_threads()
-    if before != threads:
-        torch.set_num_threads(threads)
-    try:
-        return _worker.evaluator(plane, coefficients)
-    finally:
-        if before != threads:
-            torch.set_num_threads(before)
+    return point
 
 
 def checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics: Mapping[str, Any]) -> list[Batch]:

@@ -1,4 +1,4 @@
-"""What are the weights of a checkpoint, be it a model, a state dict or a file?"""
+"""Weights of a checkpoint, be it a model, a state dict or a file."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""What does one observed forward show? Dropout calls and uses of parameters, in time and in the stack of modules."""
+"""Observation of one forward: dropout calls and uses of parameters, in time and in the stack of modules."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+OWN_MASK = "own mask"
 
 
 class Running(NamedTuple):
@@ -25,7 +27,10 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class DropoutCall:
-    """One observed call: its rate in this mode, the modules running (outermost first), its place in time."""
+    """One observed call: its rate in this mode, the modules running (outermost first), its place in time.
+
+    The rate is NaN, and the function `OWN_MASK`, where a module drew a mask itself.
+    """
 
     function: str
     index: int  # of this function within the invocation of the innermost module
@@ -34,7 +39,6 @@ class DropoutCall:
     time: int
     on_probabilities: bool
     inputs: Origin
-    error: float = 0.0  # standard error of the rate, where it was estimated from the module's output
 
     @property
     def path(self) -> str:
@@ -64,5 +68,5 @@ class Observation:
     uses: list[ParameterUse] = field(default_factory=list)
 
     def by_key(self) -> dict[tuple[str, str, int], DropoutCall]:
-        """The first call of each kind; a shared layer makes the same call several times."""
+        """The first call with each key; a shared layer makes the same call several times."""
         return {call.key: call for call in reversed(self.calls)}

@@ -1,4 +1,4 @@
-"""Which attribute of which module sets the rate of an observed dropout call?
+"""Rate controls: the attribute of a module that sets the rate of an observed dropout call.
 
 Found by perturbation: every attribute that could be the source of a rate is set to a value of its own, the forward
 runs again, and the rate that a call then shows names its source. This works whether the source is an `nn.Dropout`, a
@@ -13,19 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from gdrop_viz.base.state import preserved_modes, preserved_rng
 from gdrop_viz.sites.calls import Observation
-from gdrop_viz.sites.own_noise import estimated_rate
 
 # torch's own modules, whose rate is always `p`; a site of theirs bears the module's name
 _DROPOUT_MODULES = nn.modules.dropout._DropoutNd
 
 
 @dataclass(frozen=True)
-class Knob:
+class RateControl:
     """The number `module.attribute` (or `module.config.attribute`) that sets a rate; `path` is the module's."""
 
     module: nn.Module
@@ -41,11 +38,6 @@ class Knob:
         attribute = f"config.{self.attribute}" if self.in_config else self.attribute
         return f"{self.path}.{attribute}" if self.path else attribute
 
-    @property
-    def rate(self) -> float:
-        """The present value."""
-        return float(getattr(self.module.config if self.in_config else self.module, self.attribute))
-
     def set(self, rate: float) -> None:
         """Set the rate of this module alone.
 
@@ -59,7 +51,7 @@ class Knob:
 
     def state(self) -> Any:
         """What `restore` needs."""
-        return self.module.config if self.in_config else getattr(self.module, self.attribute)
+        return getattr(self.module, "config" if self.in_config else self.attribute)
 
     def restore(self, state: Any) -> None:
         """Put back what `state` returned (the very same configuration object, the very same number)."""
@@ -67,17 +59,17 @@ class Knob:
 
 
 @contextmanager
-def kept(knobs: Iterable[Knob]) -> Iterator[None]:
-    """Give all knobs their values back afterwards, whatever happens."""
-    before = [(knob, knob.state()) for knob in knobs]
+def preserved_rates(controls: Iterable[RateControl]) -> Iterator[None]:
+    """Give all controls their values back afterwards, whatever happens."""
+    before = [(control, control.state()) for control in controls]
     try:
         yield
     finally:
-        for knob, state in reversed(before):
-            knob.restore(state)
+        for control, state in reversed(before):
+            control.restore(state)
 
 
-def candidates(model: nn.Module, seen: Observation) -> list[Knob]:
+def candidates(model: nn.Module, seen: Observation) -> list[RateControl]:
     """Every number that could have been the rate of an observed call.
 
     These are the `p` of each `nn.Dropout`, and of each module that was running during a call the floats (and those
@@ -85,7 +77,7 @@ def candidates(model: nn.Module, seen: Observation) -> list[Knob]:
     """
     modules = dict(model.named_modules())
     found = {
-        (path, "p", False): Knob(module, path, "p")
+        (path, "p", False): RateControl(module, path, "p")
         for path, module in modules.items()
         if isinstance(module, _DROPOUT_MODULES)
     }
@@ -99,7 +91,7 @@ def candidates(model: nn.Module, seen: Observation) -> list[Knob]:
         for values, in_config in places:
             for attribute, value in values.items():
                 if _could_be_rate(attribute, value, rate):
-                    found.setdefault((path, attribute, in_config), Knob(module, path, attribute, in_config))
+                    found.setdefault((path, attribute, in_config), RateControl(module, path, attribute, in_config))
     return list(found.values())
 
 
@@ -112,29 +104,14 @@ def _could_be_rate(attribute: str, value: Any, rate: float) -> bool:
     ) and value == rate
 
 
-def knob_by_estimate(module: nn.Module, path: str) -> Knob | None:
-    """Find the float of a module with a dropout of its own that its estimated rate follows."""
-    for attribute, value in vars(module).items():
-        if not isinstance(value, float) or not 0 <= value < 1:
-            continue
-        knob = Knob(module, path, attribute)
-        trial = 0.5 if value < 0.3 else 0.15
-        with kept([knob]), preserved_rng(0), preserved_modes(module, training=True), torch.no_grad():
-            knob.set(trial)
-            rate, error = estimated_rate(module, torch.ones(2, 2, 8))
-        if abs(rate - trial) <= 5 * error + 1e-6:
-            return knob
-    return None
-
-
 @contextmanager
-def marked(knobs: list[Knob]) -> Iterator[dict[float, Knob]]:
-    """Set each candidate to a rate of its own; yield which rate means which candidate."""
-    with kept(knobs):
-        marks = {}
-        for i, knob in enumerate(knobs):
+def distinct_rates(controls: list[RateControl]) -> Iterator[dict[float, RateControl]]:
+    """Set each control to a rate of its own; yield which rate means which control."""
+    with preserved_rates(controls):
+        control_of = {}
+        for i, control in enumerate(controls):
             # small enough to leave the activations sane, and no number that anyone would write into a model
-            rate = 0.0123456789 + 0.1 * (i + 1) / (len(knobs) + 1)
-            knob.set(rate)
-            marks[rate] = knob
-        yield marks
+            rate = 0.0123456789 + 0.1 * (i + 1) / (len(controls) + 1)
+            control.set(rate)
+            control_of[rate] = control
+        yield control_of

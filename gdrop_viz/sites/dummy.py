@@ -1,6 +1,8 @@
-"""Which tiny inputs does a model accept?"""
+"""Dummy batches: tiny inputs that a model accepts."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +39,7 @@ def dummy_batches(model: nn.Module) -> list[dict[str, Tensor]]:
 
 def _speech_features(model: nn.Module, device: torch.device) -> dict[str, Tensor] | None:
     """Log-mel features for models of the Whisper kind."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if getattr(model, "main_input_name", "") != "input_features" or not hasattr(config, "num_mel_bins"):
         return None
     frames = 2 * getattr(config, "max_source_positions", 4)

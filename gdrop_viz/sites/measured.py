@@ -1,4 +1,4 @@
-"""Which dropout rate does a model really use at each site?"""
+"""Measured dropout: the rate that a model really uses at every site."""
 
 from __future__ import annotations
 
@@ -14,13 +14,23 @@ def measured_dropout(model: nn.Module, batch: Mapping[str, Any] | None = None) -
     """Return the rate that a training-mode forward of `model` on `batch` uses at every site, in execution order.
 
     What is reported is the probability that reached the dropout function itself (zero if it was called with
-    `training=False`), not the attribute it should come from. A module that draws its mask itself shows no probability:
-    its rate is estimated from the share of zeros that it makes (or, for noise without zeros, from the variance of its
-    factor) on many ones, to about 0.001. The model and all generators are left as they were.
+    `training=False`), not the attribute it should come from. The model and all generators are left as they were.
 
-    Args:
-        model: any model.
-        batch: keyword arguments of its forward; by default a tiny dummy batch.
+    Parameters
+    ----------
+    model
+        Any model.
+    batch
+        Keyword arguments of its forward; by default a tiny dummy batch.
+
+    Returns
+    -------
+    Site name -> rate. It is NaN for a module that draws its mask itself, since no probability is to be seen there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout_sites`.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.25)).eval()

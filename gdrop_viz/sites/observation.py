@@ -1,4 +1,4 @@
-"""Which dropout calls does a training-mode forward make, with which rate, from which module?
+"""Observed dropout: the calls that a training-mode forward makes, with their rates and modules.
 
 Nothing is assumed about the architecture: a `TorchFunctionMode` sees every call of `F.dropout`, fused attention
 and their kin, forward hooks keep the stack of modules that are running, and the parameters seen among the arguments
@@ -8,6 +8,7 @@ of the calls tell what was computed before what.
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +21,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gdrop_viz.base.state import preserved_modes, preserved_rng
-from gdrop_viz.sites.calls import DropoutCall, Observation, Origin, ParameterUse, Running
+from gdrop_viz.sites.calls import OWN_MASK, DropoutCall, Observation, Origin, ParameterUse, Running
 from gdrop_viz.sites.dummy import dummy_batches
-from gdrop_viz.sites.own_noise import estimated_rate, is_elementwise
 
 
 def _plain_dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> None:
@@ -33,7 +33,16 @@ def _torch_dropout(input: Tensor, p: float, train: bool) -> None:
     """Only the signature of the builtin `torch.dropout`."""
 
 
-def _sdpa(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False) -> None:
+def _sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> None:
     """Only the signature of the builtin, which `inspect` cannot read."""
 
 
@@ -50,7 +59,7 @@ _FUNCTIONS: list[tuple[Any, str, inspect.Signature]] = [
 
 _ORIGIN = "_gdrop_viz_origin"  # an attribute of the tensors: it lives as long as they do
 
-# what modules with a dropout of their own draw their masks with
+# with these a module can draw a mask itself
 _DRAWS = {
     torch.bernoulli,
     torch.rand,
@@ -79,7 +88,6 @@ class _Observer(TorchFunctionMode):
         self.drew: list[bool] = []
         self.invocations = 0
         self.time = 0
-        self.paused = False
         self.functions = {getattr(module, name): (name, signature) for module, name, signature in _FUNCTIONS}
 
     def enter(self, path: str) -> None:
@@ -89,18 +97,15 @@ class _Observer(TorchFunctionMode):
         self.drew.append(False)
 
     def leave(self, module: nn.Module, inputs: tuple, output: Any) -> None:
-        if self.drew[-1] and is_elementwise(module, inputs, output):
-            self.paused = True
-            rate, error = estimated_rate(module, inputs[0])
-            self.paused = False
-            self.record("own noise", rate, self.origin(inputs), _holds_probabilities(inputs[0]), error)
+        if self.drew[-1] and _could_be_dropout(module, inputs, output):
+            self.record(OWN_MASK, math.nan, self.origin(inputs), _holds_probabilities(inputs[0]))
         self.stack.pop()
         self.counts.pop()
         self.drew.pop()
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused or not self.stack:
+        if not self.stack:
             return func(*args, **kwargs)
         if func is torch.rand and _draws_one_number(args, kwargs):
             # LayerDrop skips a layer if this number is small; a skipped layer would hide its dropouts
@@ -154,12 +159,12 @@ class _Observer(TorchFunctionMode):
             rate = 0.0
         self.record(name, rate, origin, "dropout_p" in given or _holds_probabilities(given["input"]))
 
-    def record(self, function: str, rate: float, origin: Origin, on_probabilities: bool, error: float = 0.0) -> None:
+    def record(self, function: str, rate: float, origin: Origin, on_probabilities: bool) -> None:
         self.time += 1
         index = self.counts[-1][function]
         self.counts[-1][function] += 1
         self.seen.calls.append(
-            DropoutCall(function, index, rate, tuple(self.stack), self.time, on_probabilities, origin, error)
+            DropoutCall(function, index, rate, tuple(self.stack), self.time, on_probabilities, origin)
         )
 
     def _parameters_in(self, values: Any) -> Iterator[str]:
@@ -173,6 +178,15 @@ class _Observer(TorchFunctionMode):
 def _draws_one_number(args: tuple, kwargs: dict) -> bool:
     size = kwargs.get("size", args[0] if args else None)
     return isinstance(size, (tuple, list)) and len(size) == 0
+
+
+def _could_be_dropout(module: nn.Module, inputs: tuple, output: Any) -> bool:
+    """Whether a module has no parameters, no parts, and one tensor in and one of the same shape out."""
+    if next(module.parameters(), None) is not None or next(module.children(), None) is not None or not inputs:
+        return False
+    x = inputs[0]
+    both = isinstance(x, Tensor) and isinstance(output, Tensor) and x.shape == output.shape
+    return both and x.dim() > 0 and x.is_floating_point()
 
 
 def _holds_tensor(result: Any) -> bool:

@@ -1,8 +1,28 @@
-"""What is a valid dropout rate, and how do rates run between two bounds?"""
+"""Dropout rates: the check of one, and rates between two bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from gdrop_viz.base.checks import number
+
+
+def probability(value: object, what: str) -> float:
+    """Return `value`, the rate called `what`, as a float; raise ValueError unless it is a probability below one.
+
+    >>> probability(1.0, "rate")
+    Traceback (most recent call last):
+    ValueError: expected rate as a number at least 0 and below 1, got 1.0
+    """
+    return number(value, what, least=0, below=1)
+
+
+def bounds(lower: object, upper: object) -> tuple[float, float]:
+    """Return both as floats; raise ValueError unless they are probabilities in order."""
+    low, high = probability(lower, "lower"), probability(upper, "upper")
+    if low > high:
+        raise ValueError(f"expected lower <= upper, got {low} and {high}; for the opposite order call .reversed()")
+    return low, high
 
 
 def between(lower: float, upper: float, positions: Mapping[str, float]) -> dict[str, float]:
@@ -14,23 +34,3 @@ def between(lower: float, upper: float, positions: Mapping[str, float]) -> dict[
     # exact at both ends, unlike upper - (upper - lower) * position; rounding must not lead out of the bounds either
     rates = {name: upper * (1.0 - position) + lower * position for name, position in positions.items()}
     return {name: min(max(rate, lower), upper) for name, rate in rates.items()}
-
-
-def check_rate(what: str, rate: float) -> None:
-    """Raise ValueError unless `rate` is a probability below one."""
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-        raise ValueError(f"expected {what} to be a dropout probability in [0, 1), got {rate!r}")
-
-
-def check_bounds(lower: float, upper: float) -> None:
-    """Raise ValueError unless both are probabilities in order."""
-    check_rate("lower", lower)
-    check_rate("upper", upper)
-    if lower > upper:
-        raise ValueError(f"expected lower <= upper, got {lower} and {upper}; for the opposite order call .reversed()")
-
-
-def few(names: list[str], shown: int = 3) -> str:
-    """Name the first of many sites or parameters in one line: "a, b, c and 34 more"."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

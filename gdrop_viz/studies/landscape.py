@@ -12,12 +12,12 @@ import numpy as np
 
 from gdrop_viz.base.checks import instance
 from gdrop_viz.base.files import file_stem
-from gdrop_viz.curvature.sequences import SequenceCurvature, sequence_curvature
+from gdrop_viz.curvature import SequenceCurvature, sequence_curvature
 from gdrop_viz.landscape.extent import proposed_extent
 from gdrop_viz.landscape.surface import surface_path
 from gdrop_viz.landscape.sweep import loss_surface
 from gdrop_viz.models.digest import model_digest
-from gdrop_viz.perturbation.directions import Direction, random_direction
+from gdrop_viz.perturbation import Direction, random_direction
 from gdrop_viz.perturbation.ranking import bottom_k, random_k, top_k
 from gdrop_viz.studies.landscape_findings import LandscapeFindings, save_findings
 from gdrop_viz.studies.whole import whole

@@ -1,4 +1,4 @@
-"""How does text become the fixed batches on which a model's pretraining loss is measured?"""
+"""Pretraining batches: fixed, masked text on which a model's pretraining loss is measured."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import hashlib
 import html
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor, nn
 
+from gdrop_viz.base.checks import instance, whole
 from gdrop_viz.base.progress import progress_bar
-from gdrop_viz.models.bundled import data_folder
-from gdrop_viz.models.checksums import verify
-from gdrop_viz.models.hub import hub_dataset, looks_like_path, read_table
 from gdrop_viz.models.objectives import Objective
 from gdrop_viz.models.pretrained import Pretrained
 from gdrop_viz.text.corruption import MIN_TOKENS, NOT_PREDICTED, CorruptedSequence, Corruption, drawn_below
+from gdrop_viz.text.sources import texts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,13 +182,12 @@ def pretraining_batches(
     >>> len(batches), batches.n_sequences, sorted(batches[0]), batches[0]["labels"].shape
     (2, 20, ['attention_mask', 'input_ids', 'labels'], torch.Size([16, 32]))
     """
-    if not isinstance(lm, Pretrained):
-        raise TypeError(f"lm must be a Pretrained, as load_pretrained gives it, got {type(lm).__name__}")
-    for name, value in (("n_sequences", n_sequences), ("batch_size", batch_size), ("max_length", max_length)):
-        if (not isinstance(value, int) or value < 1) and not (name == "n_sequences" and value is None):
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    corruption = Corruption(lm, max_length)
-    source = _texts(texts, column, dataset_config, split, revision)
+    instance(lm, Pretrained, "lm", "load_pretrained")
+    if n_sequences is not None:
+        whole(n_sequences, "n_sequences")
+    whole(batch_size, "batch_size")
+    corruption = Corruption(lm, whole(max_length, "max_length"))
+    source = texts_of(texts, column, dataset_config, split, revision)
     generator = torch.Generator().manual_seed(seed)
     sequences: list[CorruptedSequence] = []
     with progress_bar(total=n_sequences or len(source), description="text", unit="sequence", show=progress) as bar:
@@ -228,66 +226,6 @@ def _padded(group: list[CorruptedSequence], pad: int) -> dict[str, Tensor]:
         "attention_mask": stack([torch.ones_like(sequence.input_ids) for sequence in group], 0),
         "labels": stack([sequence.labels for sequence in group], NOT_PREDICTED),
     }
-
-
-# -- texts -------------------------------------------------------------------------------------------------------------
-
-
-def _texts(
-    texts: Any, column: str | None, config: str | None, split: str, revision: str | None = None
-) -> Sequence[str]:
-    """Return the texts with random access; a data set is not read until its rows are asked for."""
-    if texts is None:
-        return _bundled_corpus()
-    if isinstance(texts, (str, os.PathLike)):
-        name = os.fspath(texts)
-        if "\n" in name or len(name) > 255:
-            raise ValueError("texts is one long str, neither a path nor a data set id; put it into a list: [text]")
-        if looks_like_path(name):
-            table = read_table(name)
-        else:
-            splits = hub_dataset(name, config=config, revision=revision, instead="texts=None takes the bundled corpus")
-            if split not in splits:
-                raise ValueError(f"the data set {name!r} has no split {split!r}; it has {', '.join(splits)}")
-            table = splits[split]
-        return table[_text_column(table, column, name)]
-    if isinstance(texts, Mapping) or hasattr(texts, "column_names") or hasattr(texts, "columns"):
-        raise TypeError("texts is a whole table; give its column of text, such as dataset['text']")
-    if not isinstance(texts, Iterable):
-        raise TypeError(f"texts must be None, an iterable of str, a path or a data set id, got {type(texts).__name__}")
-    texts = list(texts)
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise TypeError(f"texts must hold str only, got {type(wrong).__name__}")
-    if not any(text.strip() for text in texts):
-        raise ValueError("expected at least one text, but texts is empty")
-    return texts
-
-
-def _bundled_corpus() -> list[str]:
-    folder = data_folder() / "corpus"
-    verify(folder)
-    paragraphs = [
-        line
-        for path in sorted(folder.glob("*heldout*.txt"))
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    ]
-    if not paragraphs:
-        raise FileNotFoundError(f"no bundled corpus (*heldout*.txt) in {folder}; pass texts=, such as a list of str")
-    return paragraphs
-
-
-def _text_column(table: Any, column: str | None, name: str) -> str:
-    strings = [key for key, kind in table.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
-    if column is None and "text" in strings:
-        return "text"
-    if column is None and len(strings) == 1:
-        return strings[0]
-    if column not in strings:
-        asked = "which column is the text?" if column is None else f"{column!r} is no column of text;"
-        raise ValueError(f"{name!r}: {asked} pass column=, one of {', '.join(strings) or '(none holds text)'}")
-    return column
 
 
 def _sample(source: Sequence[str], corruption: Corruption, generator: torch.Generator) -> Iterator[list[int]]:

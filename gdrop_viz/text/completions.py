@@ -1,12 +1,12 @@
-"""What does a language model write where a word is missing?"""
+"""Completions: what a language model writes where a word is missing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from gdrop_viz.base.checks import finite_weights, instance
+from gdrop_viz.base.checks import finite_weights, instance, whole
 from gdrop_viz.base.state import preserved_modes, preserved_rng
 from gdrop_viz.models.hub import quiet_libraries
 from gdrop_viz.text.corruption import sentinels
@@ -57,9 +57,9 @@ def completions(lm: Pretrained, text: str, *, n: int = 5, max_new_tokens: int = 
 
     instance(lm, Pretrained, "lm", "load_pretrained")
     if not isinstance(text, str) or text.count(BLANK) != 1:
-        raise ValueError(f"text must have exactly one blank {BLANK}, as in 'she was {BLANK} .', got {text!r}")
-    if n < 1 or max_new_tokens < 1:
-        raise ValueError(f"n and max_new_tokens must be at least 1, got {n} and {max_new_tokens}")
+        raise ValueError(f"expected text with exactly one blank {BLANK}, as in 'she was {BLANK} .', got {text!r}")
+    whole(n, "n")
+    whole(max_new_tokens, "max_new_tokens")
     finite_weights(lm.model.named_parameters())
     find = {"mlm": _masked, "clm": _continued, "span": _spanned}[lm.objective]
     with preserved_modes(lm.model), preserved_rng(), quiet_libraries(), torch.no_grad():
@@ -70,7 +70,7 @@ def completions(lm: Pretrained, text: str, *, n: int = 5, max_new_tokens: int = 
 def _masked(lm: Pretrained, text: str, n: int, max_new_tokens: int) -> list[tuple[str, float]]:
     mask = lm.tokenizer.mask_token
     if mask is None:
-        raise ValueError(f"the tokenizer of {lm.name!r} has no mask token, so nothing can be masked")
+        raise ValueError(f"expected a tokenizer with a mask token, got that of {lm.name!r} with no mask token")
     inputs = _encoded(lm, text.replace(BLANK, mask))
     at = (inputs["input_ids"][0] == lm.tokenizer.mask_token_id).nonzero()[0].item()
     best = lm.model(**inputs).logits[0, at].float().softmax(-1).topk(n)
@@ -83,25 +83,31 @@ def _masked(lm: Pretrained, text: str, n: int, max_new_tokens: int) -> list[tupl
 def _continued(lm: Pretrained, text: str, n: int, max_new_tokens: int) -> list[tuple[str, float]]:
     before = text.partition(BLANK)[0].rstrip()  # a token of these vocabularies begins with its blank
     if not before:
-        raise ValueError(f"a causal model goes on from what stands before the blank, but {text!r} begins with it")
+        raise ValueError(
+            f"expected text before the blank, got {text!r}; a causal model goes on from what stands before the blank"
+        )
     inputs = _encoded(lm, before)
     return _beams(lm, inputs, n, max_new_tokens, skip=inputs["input_ids"].shape[1], ends=[])
 
 
 def _spanned(lm: Pretrained, text: str, n: int, max_new_tokens: int) -> list[tuple[str, float]]:
-    marks = sentinels(lm.tokenizer.get_vocab())
-    if len(marks) < 2:
-        raise ValueError(f"the tokenizer of {lm.name!r} has no sentinel tokens <extra_id_0>, <extra_id_1>, ...")
-    first, second = marks[:2]
+    first, second, *_ = [*sentinels(lm.tokenizer.get_vocab()), None, None]
+    if first is None or second is None:
+        raise ValueError(
+            f"expected a tokenizer with sentinel tokens <extra_id_0>, <extra_id_1>, ..., got that of {lm.name!r} with "
+            "no sentinel tokens"
+        )
     inputs = _encoded(lm, text.replace(BLANK, lm.tokenizer.convert_ids_to_tokens(first)))
-    start = torch.tensor([[lm.model.config.decoder_start_token_id, first]], device=lm.model.device)
+    config: Any = lm.model.config
+    start = torch.tensor([[config.decoder_start_token_id, first]], device=inputs["input_ids"].device)
     ends = [second, lm.tokenizer.eos_token_id]
     return _beams(lm, inputs | {"decoder_input_ids": start}, n, max_new_tokens, skip=2, ends=ends)
 
 
 def _encoded(lm: Pretrained, text: str) -> dict[str, torch.Tensor]:
     encoded = lm.tokenizer(text, return_tensors="pt")
-    return {name: encoded[name].to(lm.model.device) for name in ("input_ids", "attention_mask")}
+    device = next(lm.model.parameters()).device
+    return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
 def _beams(
@@ -111,8 +117,8 @@ def _beams(
 
     A beam stops at one of `ends`; without any, all are equally long, or the shortest would be the likeliest.
     """
-    pad = lm.tokenizer.pad_token_id
-    found = lm.model.generate(
+    pad, model = lm.tokenizer.pad_token_id, cast(Any, lm.model)
+    found = model.generate(
         **inputs,
         num_beams=n,
         num_return_sequences=n,
@@ -134,7 +140,8 @@ def _beams(
 
 def _greedy_scores(lm: Pretrained, found: Any) -> torch.Tensor:
     """Return the log-probability (1,) of a single beam, which `generate` decodes greedily and leaves unscored."""
-    return lm.model.compute_transition_scores(found.sequences, found.logits, normalize_logits=True).sum(1)
+    model = cast(Any, lm.model)
+    return model.compute_transition_scores(found.sequences, found.logits, normalize_logits=True).sum(1)
 
 
 def _table(text: str, found: list[tuple[str, float]], *, sees_the_end: bool) -> pd.DataFrame:

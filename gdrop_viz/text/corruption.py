@@ -1,4 +1,4 @@
-"""How do tokens become the inputs and labels of a pretraining objective?
+"""Corruption: the inputs and labels of a pretraining objective, from tokens.
 
 Definitions, for one sequence with ``n`` tokens besides the special ones:
 
@@ -30,7 +30,7 @@ MIN_TOKENS = 8
 
 
 class CorruptedSequence(NamedTuple):
-    """Token ids and labels of one sequence, without padding, and its text."""
+    """Token ids (T,) and labels ((T,); for "span" (U,)) of one sequence, without padding, and its text."""
 
     input_ids: Tensor
     labels: Tensor
@@ -43,13 +43,14 @@ class Corruption:
     def __init__(self, lm: Pretrained, max_length: int) -> None:
         self.tokenizer = tokenizer = lm.tokenizer
         if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
-            raise TypeError(f"lm.tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}")
+            raise TypeError(f"expected lm.tokenizer as a transformers tokenizer, got {type(tokenizer).__name__}")
         self.objective = lm.objective
         self.prefix, self.suffix = _affixes(tokenizer)
         self.content = max_length - len(self.prefix) - len(self.suffix)
         if self.content < MIN_TOKENS:
             raise ValueError(
-                f"max_length={max_length} leaves room for {self.content} ordinary tokens, fewer than {MIN_TOKENS}"
+                f"expected max_length with room for {MIN_TOKENS} ordinary tokens, got {max_length} with room for "
+                f"{self.content}"
             )
         limit = longest_input(lm.model)
         if limit is not None and max_length > limit:
@@ -62,7 +63,9 @@ class Corruption:
         self.pad = next(token for token in choices if token is not None and token < self.n_embedded)
         if self.objective == "mlm":
             if tokenizer.mask_token_id is None:
-                raise ValueError(f"objective 'mlm' needs a mask token, but the tokenizer of {lm.name!r} has none")
+                raise ValueError(
+                    f"expected a tokenizer with a mask token for objective 'mlm', got that of {lm.name!r} with none"
+                )
             self.ordinary = torch.tensor(sorted(set(vocabulary.values()) - self.special))
             self.ordinary = self.ordinary[self.ordinary < self.n_embedded]
         if self.objective == "span":
@@ -71,8 +74,8 @@ class Corruption:
             needed = _span_counts(self.content)[1]
             if needed > len(self.sentinels):
                 raise ValueError(
-                    f"objective 'span' needs {needed} sentinel tokens <extra_id_0>, ... for max_length={max_length}, "
-                    f"but the tokenizer of {lm.name!r} has {len(self.sentinels)}"
+                    f"expected a tokenizer with {needed} sentinel tokens <extra_id_0>, ... for objective 'span' and "
+                    f"max_length={max_length}, got that of {lm.name!r} with {len(self.sentinels)}"
                 )
 
     def pieces(self, texts: list[str]) -> list[list[list[int]]]:
@@ -87,8 +90,8 @@ class Corruption:
     def __call__(self, piece: list[int], generator: torch.Generator) -> CorruptedSequence:
         if max(*self.prefix, *piece, *self.suffix) >= self.n_embedded:
             raise ValueError(
-                f"the tokenizer gives token {max(piece)}, but the model embeds only {self.n_embedded}; "
-                "they do not belong together"
+                f"expected tokens below {self.n_embedded}, as many as the model embeds, got {max(piece)} from the "
+                "tokenizer; pass the tokenizer of this model"
             )
         text = self.tokenizer.decode(piece)
         if self.objective == "span":
@@ -115,7 +118,7 @@ class Corruption:
         n_cut, n_spans = _span_counts(len(piece))
         kept_lengths = _parts(len(piece) - n_cut, n_spans, generator)
         cut_lengths = _parts(n_cut, n_spans, generator)
-        inputs, labels, position = [*self.prefix], [], 0
+        inputs, labels, position = list(self.prefix), list[int](), 0
         for sentinel, kept, cut in zip(self.sentinels, kept_lengths, cut_lengths, strict=False):
             inputs += [*piece[position : position + kept], sentinel]
             labels += [sentinel, *piece[position + kept : position + kept + cut]]
@@ -141,13 +144,16 @@ def _affixes(tokenizer: Any) -> tuple[list[int], list[int]]:
     for start in range(len(full) - len(plain) + 1):
         if full[start : start + len(plain)] == plain:
             return full[:start], full[start + len(plain) :]
-    raise ValueError("the tokenizer changes a text's tokens when it adds its special ones; pass batches of your own")
+    raise ValueError(
+        "expected a tokenizer that puts its special tokens around a text, got one that changes the text's own tokens; "
+        "pass batches of your own"
+    )
 
 
 def sentinels(vocabulary: Mapping[str, int]) -> list[int]:
     """Return the ids of <extra_id_0>, <extra_id_1>, ... as far as the vocabulary has them."""
     for template in ("<extra_id_{}>", "▁<extra_id_{}>"):  # T5; multilingual T5
-        found = []
+        found: list[int] = []
         while (token := template.format(len(found))) in vocabulary:
             found.append(vocabulary[token])
         if found:
@@ -160,6 +166,6 @@ def drawn_below(n: int, generator: torch.Generator) -> int:
     return int(torch.randint(n, (1,), generator=generator))
 
 
-def _n_embedded(model: nn.Module) -> float:
+def _n_embedded(model: Any) -> float:
     embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     return embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else math.inf

@@ -1,4 +1,4 @@
-"""Where do the nine GLUE tasks (Wang et al. 2019) keep their texts, labels and splits, and how are they scored?"""
+"""GLUE (Wang et al. 2019): columns, labels, splits and metrics of its nine tasks."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ def glue_splits(
         )
     missing = [split for split in wanted if split not in splits]
     if missing:
-        raise ValueError(
-            f"GLUE's {config!r} should have the splits {', '.join(wanted)}; {', '.join(missing)} is missing"
-        )
+        raise ValueError(f"expected GLUE's {config!r} with the splits {', '.join(wanted)}, got no {', '.join(missing)}")
     return {split: splits[split] for split in wanted}
 
 

@@ -1,15 +1,18 @@
-"""How does a table become labelled rows for training and for validation?"""
+"""Labelled rows: a table's text and label columns, its kind of labels, and its split for validation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from gdrop_viz.base.checks import number
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+Kind = Literal["classification", "regression"]
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "dev", "valid", "val"), "test": ("test",)}
 MOST_CLASSES = 30
 
@@ -23,29 +26,33 @@ def standard_columns(name: str, table: Dataset, *, text: str, text_pair: str | N
     """Return only the named columns of `table`, called "text", "text_pair" and "label"; raises if a cell is empty."""
     from datasets import Dataset
 
-    chosen = {"text": text, "text_pair": text_pair, "label": label}
-    chosen = {new: old for new, old in chosen.items() if old is not None}
+    chosen = {"text": text} | ({} if text_pair is None else {"text_pair": text_pair}) | {"label": label}
     for new, old in chosen.items():
         if old not in table.column_names:
-            raise ValueError(f"{name!r} has no column {old!r} (pass {new}=); it has {', '.join(table.column_names)}")
+            raise ValueError(f"expected {new}= as a column of {name!r}: {', '.join(table.column_names)}, got {old!r}")
         gaps = sum(value is None or value != value for value in values_of(table, old))
         if gaps:
-            raise ValueError(f"{gaps} of {len(table)} rows of {name!r} have no {old!r}; fill or drop them first")
+            raise ValueError(
+                f"expected {old!r} in every row of {name!r}, got {gaps} of {len(table)} without; fill or drop those"
+            )
     if len(set(chosen.values())) < len(chosen):
-        raise ValueError(f"text, text_pair and label must be different columns, got {', '.join(chosen.values())}")
+        raise ValueError(f"expected different columns for {', '.join(chosen)}, got {', '.join(chosen.values())}")
     columns = {new: values_of(table, old) for new, old in chosen.items()}
     return Dataset.from_dict(
         {new: values if new == "label" else [*map(str, values)] for new, values in columns.items()}
     )
 
 
-def kind_of(name: str, labels: Sequence[Any]) -> str:
+def kind_of(name: str, labels: Sequence[Any]) -> Kind:
     """Return "regression" for labels that are not whole numbers or words, else "classification"."""
     if np.asarray(labels).dtype.kind == "f":
         return "regression"
     n = len(set(labels))
     if n > MOST_CLASSES:
-        raise ValueError(f"{name!r} has {n} different labels; pass kind='regression' or kind='classification'")
+        raise ValueError(
+            f"expected at most {MOST_CLASSES} classes in {name!r}, got {n} different labels; pass kind='regression' or "
+            "kind='classification'"
+        )
     return "classification"
 
 
@@ -59,7 +66,7 @@ def as_numbers(name: str, labels: Sequence[Any]) -> list[float]:
     try:
         return [float(label) for label in labels]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the labels of {name!r} should be numbers for a regression: {error}") from None
+        raise ValueError(f"expected numbers as the labels of {name!r} for a regression, but {error}") from None
 
 
 def split_by_column(name: str, rows: Dataset, values: Sequence[Any]) -> dict[str, Dataset]:
@@ -67,14 +74,13 @@ def split_by_column(name: str, rows: Dataset, values: Sequence[Any]) -> dict[str
     parts = {part: [i for i, value in enumerate(values) if value in names] for part, names in SPLIT_NAMES.items()}
     if not parts["train"] or not parts["validation"]:
         found = ", ".join(sorted(map(repr, set(values)))[:6])
-        raise ValueError(f"the split column of {name!r} must hold 'train' and 'validation' (and 'test'), got {found}")
+        raise ValueError(f"expected 'train' and 'validation' (and 'test') in the split column of {name!r}, got {found}")
     return {part: rows.select(indices) for part, indices in parts.items() if indices}
 
 
 def split_by_share(rows: Dataset, share: float, *, stratify: bool, seed: int) -> dict[str, Dataset]:
     """Draw a share of the rows for validation; all rows with the same text go to one side."""
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-        raise ValueError(f"validation must be a share between 0 and 1, a column or a file, got {share!r}")
+    number(share, "validation as a share (or a column, or a file)", above=0, below=1)
     texts = list(zip(*(values_of(rows, column) for column in rows.column_names if column != "label"), strict=True))
     first: dict[tuple, int] = {}
     for i, text in enumerate(texts):
@@ -84,7 +90,9 @@ def split_by_share(rows: Dataset, share: float, *, stratify: bool, seed: int) ->
     chosen = set(groups[drawing_order(len(groups), classes, seed)[: round(share * len(groups))]].tolist())
     held_out = np.fromiter((first[text] in chosen for text in texts), dtype=bool)
     if held_out.all() or not held_out.any():
-        raise ValueError(f"validation={share} of {len(groups)} different texts leaves one side empty")
+        raise ValueError(
+            f"expected validation as a share that leaves rows on both sides, got {share} of {len(groups)} texts"
+        )
     return {"train": rows.select(np.flatnonzero(~held_out)), "validation": rows.select(np.flatnonzero(held_out))}
 
 

@@ -1,4 +1,4 @@
-"""How good are predictions, by the measures that GLUE uses?"""
+"""Metrics of predictions: the measures that GLUE uses."""
 
 from __future__ import annotations
 

@@ -1,22 +1,21 @@
-"""What is a labelled task: which rows, which kind of label, and how is it scored?"""
+"""Labelled tasks: rows, kind of label, and metrics."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gdrop_viz.base.checks import number, one_of, whole
 from gdrop_viz.text import metrics as _metrics
-from gdrop_viz.text.labelled import drawing_order, values_of
+from gdrop_viz.text.labelled import Kind, drawing_order, values_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
-
-Kind = Literal["classification", "regression"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,23 +62,27 @@ class Task:
 
     def __post_init__(self) -> None:
         known = {"classification": _metrics.CLASSIFICATION, "regression": _metrics.REGRESSION}
-        if self.kind not in known:
-            raise ValueError(f"kind must be 'classification' or 'regression', got {self.kind!r}")
+        one_of(self.kind, known, "kind")
         if self.kind == "regression":
             object.__setattr__(self, "n_labels", 1)
         unknown = [metric for metric in self.metrics if metric not in known[self.kind]]
         if unknown or not self.metrics:
-            raise ValueError(f"metrics of a {self.kind} must be among {known[self.kind]}, got {tuple(self.metrics)}")
+            raise ValueError(
+                f"expected metrics of a {self.kind} among {', '.join(known[self.kind])}, got {tuple(self.metrics)}"
+            )
         for split, rows in self.splits.items():
             missing = {"text", "label"} - set(rows.column_names)
             if missing:
-                raise ValueError(f"{self.name}'s {split} rows need the columns text and label, got {rows.column_names}")
+                raise ValueError(
+                    f"expected the columns text and label in the {split} rows of {self.name!r}, got "
+                    f"{', '.join(rows.column_names)}"
+                )
             if not len(rows):
-                raise ValueError(f"{self.name} has no {split} rows")
+                raise ValueError(f"expected {split} rows in {self.name!r}, got no {split} rows")
             labels = np.asarray(values_of(rows, "label"))
             if self.kind == "classification" and not set(np.unique(labels)) <= set(range(self.n_labels)):
                 raise ValueError(
-                    f"{self.name}'s {split} labels must be 0 ... {self.n_labels - 1}, got {np.unique(labels)[:10]}"
+                    f"expected {split} labels 0 ... {self.n_labels - 1} in {self.name!r}, got {np.unique(labels)[:10]}"
                 )
 
     @property
@@ -104,11 +107,9 @@ class Task:
         ValueError
             If `fraction` is not in (0, 1], or leaves no row.
         """
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction must be above 0 and at most 1, got {fraction!r}")
-        n = round(fraction * len(self.train))
+        n = round(number(fraction, "fraction", above=0, most=1) * len(self.train))
         if n < 1:
-            raise ValueError(f"a fraction of {fraction} of {len(self.train)} training rows leaves none")
+            raise ValueError(f"expected a fraction that leaves training rows, got {fraction} of {len(self.train)}")
         return self.subset(n_train=n, seed=seed)
 
     def subset(self, *, n_train: int | None = None, n_validation: int | None = None, seed: int = 0) -> Task:
@@ -137,7 +138,7 @@ class Task:
         """
         predictions = np.asarray(predictions)
         if not np.isfinite(predictions).all():
-            raise ValueError("predictions hold NaN or infinity; the model has diverged")
+            raise ValueError("expected finite predictions, got NaN or infinity; the model has diverged")
         if predictions.ndim == 2:
             predictions = predictions[:, 0] if predictions.shape[1] == 1 else predictions.argmax(axis=1)
         return _metrics.compute(self.metrics, predictions, labels)
@@ -168,7 +169,6 @@ class Task:
     def _drawn(self, rows: Dataset, n: int | None, seed: int, what: str) -> Dataset:
         if n is None or n == len(rows):
             return rows
-        if not isinstance(n, (int, np.integer)) or not 1 <= n <= len(rows):
-            raise ValueError(f"{self.name} has {len(rows)} {what} rows; asked for {n!r}")
+        n = whole(n, f"the number of {what} rows of {self.name!r}", most=len(rows))
         classes = np.asarray(values_of(rows, "label")) if self.kind == "classification" else None
         return rows.select(np.sort(drawing_order(len(rows), classes, seed)[:n]))

@@ -1,4 +1,4 @@
-"""Where does a labelled task come from: bundled, a local table, or GLUE from the hub?"""
+"""Sources of labelled tasks: bundled, a local table, or GLUE."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from gdrop_viz.base.checks import one_of
 from gdrop_viz.models.bundled import bundled_tasks, data_folder
 from gdrop_viz.models.checksums import verify
-from gdrop_viz.models.hub import looks_like_path, read_table
+from gdrop_viz.models.hub import looks_like_path
 from gdrop_viz.text.glue import GLUE, glue_splits
 from gdrop_viz.text.labelled import (
+    Kind,
     as_numbers,
     kind_of,
     split_by_column,
@@ -23,7 +25,8 @@ from gdrop_viz.text.labelled import (
     values_of,
     with_labels,
 )
-from gdrop_viz.text.task import Kind, Task
+from gdrop_viz.text.tables import read_table
+from gdrop_viz.text.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,15 +90,19 @@ def load_task(
     {'train': 6901, 'validation': 1549, 'test': 1591}
     """
     if not isinstance(name, (str, os.PathLike)):
-        raise TypeError(f"name must be a bundled task, a path or 'glue/...', got {type(name).__name__}")
-    if resplit not in (None, "pooled"):
-        raise ValueError(f"resplit must be None or 'pooled', got {resplit!r}")
+        raise TypeError(f"expected name as a bundled task, a path or 'glue/...', got {type(name).__name__}")
+    one_of(resplit, (None, "pooled"), "resplit")
     name = os.fspath(name)
     if not name.startswith("glue/") and (source is not None or revision is not None):
-        raise ValueError(f"source= and revision= say where GLUE comes from; they do not fit {name!r}")
+        raise ValueError(
+            f"expected 'glue/...' with source= and revision=, which say where GLUE comes from, got {name!r}"
+        )
     if name in bundled_tasks() or (name.startswith("glue/") and not Path(name).is_file()):
         if (text, text_pair, label, validation, kind) != ("text", None, "label", None, None):
-            raise ValueError(f"text=, text_pair=, label=, validation= and kind= are for local files, not for {name!r}")
+            raise ValueError(
+                f"expected a local file with text=, text_pair=, label=, validation= or kind=, got {name!r}; leave "
+                "them out"
+            )
         task = _from_glue(name, metrics, source, revision) if name.startswith("glue/") else _bundled(name, metrics)
     elif looks_like_path(name):
         task = _from_table(
@@ -111,8 +118,8 @@ def load_task(
         )
     else:
         raise FileNotFoundError(
-            f"no task {name!r}; bundled: {', '.join(bundled_tasks()) or 'none'}; of GLUE: glue/"
-            f"{', glue/'.join(GLUE)}; or the path of a csv, tsv, json, jsonl or parquet file"
+            f"expected a bundled task ({', '.join(bundled_tasks()) or 'none'}), one of GLUE (glue/"
+            f"{', glue/'.join(GLUE)}) or the path of a csv, tsv, json, jsonl or parquet file, got {name!r}"
         )
     return _pooled(task, seed) if resplit and not task.more_validation else task
 
@@ -148,28 +155,26 @@ def _from_table(
     if validation is None:
         validation = "split" if "split" in table.column_names else 0.2
     n_train, rows = len(table), standard(table)
-    separate = isinstance(validation, os.PathLike) or (
-        isinstance(validation, str) and validation not in table.column_names
-    )
-    if separate:
+    if isinstance(validation, (str, os.PathLike)) and validation not in table.column_names:
         if not Path(validation).expanduser().is_file():
             has = ", ".join(table.column_names)
-            raise FileNotFoundError(f"validation={os.fspath(validation)!r} is no file, nor a column of {name!r}: {has}")
+            got = repr(os.fspath(validation))
+            raise FileNotFoundError(f"expected validation as a file or a column of {name!r}: {has}, got {got}")
         rows = concatenate_datasets([rows, standard(read_table(validation))])
     labels = values_of(rows, "label")
     kind = kind or kind_of(name, labels)
     classes = sorted(set(labels)) if kind == "classification" else [None]
     if kind == "classification":
         if len(classes) < 2:
-            raise ValueError(f"{name!r} has only the label {classes[0]!r}; a classification needs two classes")
+            raise ValueError(f"expected two classes or more in {name!r}, got only the label {classes[0]!r}")
         number = {value: i for i, value in enumerate(classes)}
         rows = with_labels(rows, [number[value] for value in labels])
     else:
         rows = with_labels(rows, as_numbers(name, labels))
-    if separate:
+    if len(rows) > n_train:
         splits = {"train": rows.select(range(n_train)), "validation": rows.select(range(n_train, len(rows)))}
-    elif isinstance(validation, str):
-        splits = split_by_column(name, rows, values_of(table, validation))
+    elif isinstance(validation, (str, os.PathLike)):
+        splits = split_by_column(name, rows, values_of(table, str(validation)))
     else:
         splits = split_by_share(rows, validation, stratify=kind == "classification", seed=seed)
     return Task(
@@ -199,7 +204,7 @@ def _from_glue(
 ) -> Task:
     config = name.removeprefix("glue/").lower().replace("-", "")
     if config not in GLUE:
-        raise FileNotFoundError(f"no task {name!r} in GLUE; it has glue/{', glue/'.join(GLUE)}")
+        raise FileNotFoundError(f"expected a task of GLUE, glue/{', glue/'.join(GLUE)}, got {name!r}")
     glue = GLUE[config]
     splits = glue_splits(config, source=source, revision=revision)
     names = tuple(getattr(splits["train"].features.get("label"), "names", None) or ())

@@ -1,4 +1,4 @@
-"""Does guided dropout fine-tune better, here and now? A panel to set the rates, train, and read the answer."""
+"""Panel to set the dropout rates, train the arms, and read which fine-tunes better."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from gdrop_viz.finetuning.events import Event
+from gdrop_viz.plots.finetuning import comparison_picture
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.code_box import CodeBox
-from gdrop_viz.widgets.comparison_view import found_results, no_results, result_picture, result_sentences
 from gdrop_viz.widgets.dropout_lab_state import ARMS, SCHEDULES, DropoutLabState
 from gdrop_viz.widgets.live_curves import LiveCurves
 from gdrop_viz.widgets.panel import LABEL_STYLE, list_html, row
+from gdrop_viz.widgets.results import found_results, no_results, result_sentences
 from gdrop_viz.widgets.run_panel import RunPanel
 from gdrop_viz.widgets.running import Throttle
 from gdrop_viz.widgets.slider import NumberSlider
@@ -221,7 +222,7 @@ class DropoutLab(RunPanel):
     def _show_result(self, result: Comparison) -> None:
         self.result = result
         if not result.runs.empty:  # else it was stopped before its first run was finished
-            self.result_chart.show(result_picture(result))
+            self.result_chart.show(comparison_picture(result))
             self.verdict.value = list_html(result_sentences(result))
 
 

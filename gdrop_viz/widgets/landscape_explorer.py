@@ -1,4 +1,4 @@
-"""What happens to the loss when the most informative parameters move? Two surfaces side by side, live."""
+"""Panel of two loss surfaces side by side: what happens when the most informative parameters move."""
 
 from __future__ import annotations
 

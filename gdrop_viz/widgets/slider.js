@@ -1,4 +1,4 @@
-// How does a person set a number by dragging, by keys or by typing? One label, one slider, one number field.
+// Number that a person sets by dragging, by keys or by typing: one label, one slider, one number field.
 
 function render({ model, el }) {
   const id = `gdv-slider-${Math.random().toString(36).slice(2)}`; // each widget loads its own copy of this module

@@ -1,4 +1,4 @@
-"""How does a person set a number? A labelled slider and a number field that always show the same value."""
+"""Labelled slider with a number field that always shows the same value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the model as before after every public call, whenever and however the call fails?"""
+"""Restoration: the model is as before after every public call, whenever and however the call fails."""
 
 from __future__ import annotations
 

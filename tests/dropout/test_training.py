@@ -1,4 +1,4 @@
-"""Do the rates reach the training steps of anyone's own training: a plain loop, `accelerate`, `Trainer`, LoRA?"""
+"""Rates in the training steps of anyone's own training: a plain loop, `accelerate`, `Trainer`, LoRA."""
 
 from __future__ import annotations
 

@@ -349,7 +349,7 @@ def test_default_learning_rate(tiny_lm):
         ({"evaluate": "never"}, "expected evaluate to be one of 'epoch', 'end', got 'never'"),
         ({"training_arguments": {"seed": 3}}, "expected training_arguments without seed, which gdrop_viz sets"),
         ({"training_arguments": {"dtype": torch.float16}}, "plain values that JSON can store"),
-        ({"fraction": 0.0}, "fraction must be above 0"),
+        ({"fraction": 0.0}, "fraction as a number above 0"),
         ({"fraction": 0.01}, "1 % of the 96 training examples of animals hold no example of class"),
     ],
 )

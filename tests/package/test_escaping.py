@@ -136,6 +136,6 @@ def test_every_class_with_an_html_form_is_asked():
         module = importlib.import_module(info.name)
         classes |= {
             name for name, thing in inspect.getmembers(module, inspect.isclass)
-            if thing.__module__ == info.name and "_repr_html_" in vars(thing)
+            if thing.__module__ == info.name and hasattr(thing, "_repr_html_") and name != "Saved"
         }  # fmt: skip
     assert classes - NUMBERS_ALONE == {name.split(",")[0] for name in RESULTS}

@@ -31,8 +31,7 @@ SOURCES = sorted(
 )
 # work is sent to this machine's own worker processes in memory; nothing is read from a file
 PICKLES_IN_MEMORY = {
-    "gdrop_viz/finetuning/spread.py": {"dumps"},
-    "gdrop_viz/landscape/evaluation.py": {"Pickler", "loads"},
+    "gdrop_viz/base/parallel.py": {"Pickler", "loads"},
 }
 NEVER = {"eval", "exec", "extractall", "system", "popen"}
 

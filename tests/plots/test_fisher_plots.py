@@ -19,7 +19,7 @@ def _closed_figures():
 
 @pytest.fixture
 def fisher(tiny_bert, tiny_batches):
-    return fisher_information(tiny_bert, tiny_batches, method="hooks", progress=False)
+    return fisher_information(tiny_bert, tiny_batches, method="batched", progress=False)
 
 
 def given(*means: float) -> Fisher:
@@ -84,11 +84,11 @@ def test_a_zero_score_and_a_single_value_can_be_drawn():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fisher_profile(given(1.0), measure="median"), "measure must be one of"),
-        (lambda: fisher_heatmap(given(1.0), measure="median"), "measure must be one of"),
+        (lambda: fisher_profile(given(1.0), measure="median"), "expected measure to be one of"),
+        (lambda: fisher_heatmap(given(1.0), measure="median"), "expected measure to be one of"),
         (lambda: fisher_profile({}), "at least one"),
         (lambda: fisher_concentration({}), "at least one"),
-        (lambda: fisher_profile(given(1.0), by="word"), "by must be"),
+        (lambda: fisher_profile(given(1.0), by="word"), "by to be one of"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(call, message):

@@ -1,6 +1,8 @@
-"""Are the sites those that the paper and the models' code name, whatever the architecture?"""
+"""Dropout sites are those that the paper and the models' code name, whatever the architecture."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
@@ -241,17 +243,22 @@ class OwnGaussian(nn.Module):
         return x * (1 + 0.5 * torch.randn_like(x)) if self.training else x
 
 
-def test_modules_that_draw_their_own_masks_are_measured_by_what_they_do():
-    net = nn.Sequential(nn.Linear(4, 4), DropPath(0.3), OwnGaussian()).eval()
+def test_modules_that_draw_their_own_masks_are_listed_without_a_control_or_a_rate():
+    net = nn.Sequential(nn.Linear(4, 4), DropPath(0.3), OwnGaussian(), nn.Dropout(0.1)).eval()
     batch = {"input": torch.ones(3, 4)}
     before = snapshot(net)
-    path, gaussian = dropout_sites(net, batch=batch)
-    assert (path.name, path.controllable) == ("1.drop_prob", True)
-    assert path.rate == pytest.approx(0.3, abs=0.01)  # five standard errors of 65,536 rows
-    assert (gaussian.name, gaussian.controllable) == ("2.own noise", False)
-    assert gaussian.rate == pytest.approx(0.25 / 1.25, abs=0.01)
+    *own, plain = dropout_sites(net, batch=batch)
+    assert [(site.name, site.controllable, site.scheduled) for site in own] == [
+        ("1", False, False),
+        ("2", False, False),
+    ]
+    assert all(math.isnan(site.rate) for site in own)
+    assert own[0].parameters == ("0.weight", "0.bias")
+    assert (plain.name, plain.rate, plain.controllable) == ("3", 0.1, True)
     with uniform_dropout(net, 0.6, batch=batch).applied(net, batch=batch):
-        assert measured_dropout(net, batch)["1.drop_prob"] == pytest.approx(0.6, abs=0.01)
+        measured = measured_dropout(net, batch)
+        assert measured.pop("3") == 0.6
+        assert all(map(math.isnan, measured.values()))
     assert_unchanged(net, before)
 
 

@@ -1,4 +1,4 @@
-"""Do the batches hold what the three pretraining objectives prescribe, the same at every look?"""
+"""Pretraining batches hold what the three objectives prescribe, the same at every look."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_all_cuts_are_equally_likely():
 
 
 def test_span_needs_sentinels():
-    with pytest.raises(ValueError, match=r"needs 2 sentinel tokens .* has 1"):
+    with pytest.raises(ValueError, match=r"with 2 sentinel tokens .* with 1"):
         pretraining_batches(tiny_t5(n_sentinels=1), TEXTS, max_length=41)
 
 
@@ -314,7 +314,7 @@ def test_the_bundled_corpus_is_every_held_out_file(tiny_lm, tmp_path, monkeypatc
     (tmp_path / "corpus" / "a-heldout.txt").write_text("\n".join(TEXTS[:20]))
     (tmp_path / "corpus" / "b-heldout.txt").write_text("\n\n".join(TEXTS[20:40]))
     (tmp_path / "corpus" / "b-train.txt").write_text("never read")
-    monkeypatch.setattr("gdrop_viz.text.batches.data_folder", lambda: tmp_path)
+    monkeypatch.setattr("gdrop_viz.text.sources.data_folder", lambda: tmp_path)
     settings = {"n_sequences": 10, "max_length": 16}
     expected = pretraining_batches(tiny_lm, TEXTS[:40], **settings)
     assert pretraining_batches(tiny_lm, **settings).checksum == expected.checksum
@@ -375,8 +375,8 @@ def test_t5_takes_any_length():
         ({"texts": "The cat.\nThe dog."}, ValueError, r"put it into a list"),
         ({"texts": "no/such.txt"}, FileNotFoundError, "does not exist"),
         ({"texts": "./texts.doc"}, FileNotFoundError, "does not exist"),
-        ({"n_sequences": 0}, ValueError, "n_sequences must be a whole number"),
-        ({"batch_size": 2.5}, ValueError, "batch_size must be a whole number"),
+        ({"n_sequences": 0}, ValueError, "expected n_sequences as a whole number"),
+        ({"batch_size": 2.5}, ValueError, "expected batch_size as a whole number"),
         ({"max_length": 9}, ValueError, "room for 7"),
         ({"max_length": 65}, ValueError, "beyond the 64 positions"),
     ],
@@ -389,14 +389,14 @@ def test_bad_input_is_one_clear_line(tiny_lm, changes, error, message):
 
 
 def test_wrong_models_and_tokenizers(tiny_lm, tiny_bert, tmp_path):
-    with pytest.raises(TypeError, match="must be a Pretrained"):
+    with pytest.raises(TypeError, match="expected lm as a Pretrained"):
         pretraining_batches(tiny_bert, TEXTS)
-    with pytest.raises(TypeError, match="must be a transformers tokenizer"):
+    with pytest.raises(TypeError, match="as a transformers tokenizer"):
         pretraining_batches(Pretrained(tiny_bert, None), TEXTS)
-    with pytest.raises(ValueError, match="needs a mask token"):
+    with pytest.raises(ValueError, match="with a mask token"):
         pretraining_batches(Pretrained(tiny_bert, plain_tokenizer()), TEXTS, max_length=16)
     small = Pretrained(random_bert(vocab_size=10), word_tokenizer())
-    with pytest.raises(ValueError, match="embeds only 10"):
+    with pytest.raises(ValueError, match="expected tokens below 10, as many as the model embeds"):
         pretraining_batches(small, TEXTS, max_length=16)
 
 
@@ -406,9 +406,9 @@ def test_which_column_is_the_text(tiny_lm, tmp_path):
     frame = pd.DataFrame({"title": TEXTS[:9], "body": TEXTS[9:18], "stars": range(9)})
     path = tmp_path / "reviews.csv"
     frame.to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"which column is the text.* title, body"):
+    with pytest.raises(ValueError, match=r"expected column= .* title, body, got none"):
         pretraining_batches(tiny_lm, path, max_length=16)
-    with pytest.raises(ValueError, match="'stars' is no column of text"):
+    with pytest.raises(ValueError, match=r"expected column= .* got 'stars'"):
         pretraining_batches(tiny_lm, path, max_length=16, column="stars")
     with pytest.raises(TypeError, match="give its column"):
         pretraining_batches(tiny_lm, frame, max_length=16)

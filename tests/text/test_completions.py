@@ -1,4 +1,4 @@
-"""Do models fill in blanks with what they hold most likely, and do the probabilities add up?"""
+"""Completions are what models hold most likely, and their probabilities add up."""
 
 from __future__ import annotations
 

@@ -91,18 +91,25 @@ def _read_run(folder: Path) -> list[Any]:
 
 def _write_checkpoint(path: Path) -> None:
     parts = _parts()
-    gv.fisher_information(parts["lm"].model, parts["batches"], checkpoint=path, progress=False, method="hooks")
+    gv.fisher_information(parts["lm"].model, parts["batches"], checkpoint=path, progress=False, method="batched")
 
 
 def _read_checkpoint(path: Path) -> list[bytes]:
     parts = _parts()
-    fisher = gv.fisher_information(parts["lm"].model, parts["batches"], checkpoint=path, progress=False, method="hooks")
-    return _fisher_bits(fisher)
+    settings = {"checkpoint": path, "progress": False, "method": "batched"}
+    return _fisher_bits(gv.fisher_information(parts["lm"].model, parts["batches"], **settings))
 
 
 def _fisher_bits(fisher: gv.Fisher) -> list[bytes]:
     arrays = [fisher.means, fisher.standard_errors, fisher.history, *(fisher.scores or {}).values()]
-    facts = (list(fisher.means.index), fisher.n_sequences, fisher.estimator, fisher.shapes, fisher.metadata)
+    facts = (
+        list(fisher.means.index),
+        fisher.n_sequences,
+        fisher.estimator,
+        fisher.shapes,
+        fisher.looped,
+        fisher.metadata,
+    )
     return [np.asarray(array).tobytes() for array in arrays] + [repr(facts).encode()]
 
 

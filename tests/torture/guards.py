@@ -63,7 +63,7 @@ def _set_for_good(self: Any, model: Any, batch: Any) -> Callable[[], None]:
     from gdrop_viz.sites.sites import locate
 
     for place in self._matching(model.base_model, locate(model)):
-        place.knob.set(self.rates[place.site.name])
+        place.control.set(self.rates[place.site.name])
     return lambda: None
 
 

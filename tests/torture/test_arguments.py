@@ -30,7 +30,7 @@ def test_the_table_holds_every_public_name():
 
 
 def test_it_fails_where_a_check_is_missing(monkeypatch):
-    monkeypatch.setattr("gdrop_viz.dropout.schedule.check_rate", lambda what, rate: None)
+    monkeypatch.setattr("gdrop_viz.dropout.schedule.probability", lambda rate, what: rate)
     with pytest.raises(AssertionError, match=r"accepted without a word|raised"):
         arguments.trial("DropoutSchedule", "a rate of 1")
     monkeypatch.setattr("gdrop_viz.plots.dropout.instance", lambda *_: None)

@@ -13,7 +13,7 @@ from gdrop_viz.widgets.fisher_explorer_state import ALL, FisherExplorerState
 
 @pytest.fixture
 def fisher(tiny_bert, tiny_batches):
-    return fisher_information(tiny_bert, tiny_batches, method="hooks", progress=False)
+    return fisher_information(tiny_bert, tiny_batches, method="batched", progress=False)
 
 
 @pytest.fixture

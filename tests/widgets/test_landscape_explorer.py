@@ -15,7 +15,7 @@ from gdrop_viz.landscape.surface import surface_path
 
 @pytest.fixture
 def make(tiny_lm, tiny_batches, tmp_path):
-    fisher = fisher_information(tiny_lm.model, tiny_batches, method="hooks", progress=False)
+    fisher = fisher_information(tiny_lm.model, tiny_batches, method="batched", progress=False)
     made = []
 
     def make(**settings):
@@ -46,7 +46,7 @@ def test_both_surfaces_are_computed_and_share_one_scale(explored, tiny_lm):
     assert left.cells.bounds == right.cells.bounds
     losses = np.concatenate([surface.loss.ravel() for surface in state.surfaces.values()])
     assert left.cells.bounds == (losses.min(), losses.max())
-    assert "25 of 25 points; each the mean of 10 sequences" in left.summary
+    assert "mean of 10 sequences; 25 of 25 points" in left.summary
     assert "Both surfaces are known." in explored.progress.value
 
 
@@ -154,7 +154,7 @@ def test_stop_ends_the_work_before_its_next_batch(make, monkeypatch, button):
 
 
 def test_elements_of_tensor_scores_are_an_error_in_the_panel(tiny_lm, tiny_batches, tmp_path):
-    fisher = fisher_information(tiny_lm.model, tiny_batches, resolution="tensor", method="hooks", progress=False)
+    fisher = fisher_information(tiny_lm.model, tiny_batches, resolution="tensor", method="batched", progress=False)
     explorer = LandscapeExplorer(tiny_lm, fisher, tiny_batches, path=tmp_path, points=3)
     assert explorer.by.value == "tensor"
     explorer.by.value = "element"

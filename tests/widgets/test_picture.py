@@ -9,9 +9,9 @@ import math
 import numpy as np
 import pytest
 
+from gdrop_viz.plots.picture import Axis, Cells, Picture, Series
+from gdrop_viz.plots.render import figure
 from gdrop_viz.widgets.chart import Chart
-from gdrop_viz.widgets.picture import Axis, Cells, Picture, Series
-from gdrop_viz.widgets.static import figure
 
 X, Y = Axis("layer", (0, 2)), Axis("rate", (0, 1))
 
@@ -30,7 +30,7 @@ def grid() -> Picture:
 def test_json_holds_the_values_and_no_nan():
     content = json.loads(json.dumps(lines().to_json(), allow_nan=False))
     assert content["series"][0]["y"] == [0.1, None, 0.3]
-    assert content["x"] == {"label": "layer", "bounds": [0, 2], "ticks": None, "log": False}
+    assert content["x"] == {"label": "layer", "bounds": [0, 2], "ticks": None, "log": False, "linear_below": None}
     assert grid().to_json()["cells"]["values"] == [[1.0, 2.0, None], [4.0, 5.0, 6.0]]
 
 
