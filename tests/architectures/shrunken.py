@@ -87,13 +87,21 @@ def build(pair: Pair, *, dtype: torch.dtype, check: Any) -> nn.Module:
     raise RuntimeError(reasons[0])
 
 
+# what is wired into a type's code, so that a small setting does not fit
+_FIXED: dict[str, dict[str, Any]] = {
+    "mpnet": {"relative_attention_num_buckets": 32, "pad_token_id": 1},
+    "xmod": {"default_language": "en_XX"},
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "lsh"], "num_buckets": 2},
+}
+
+
 def _made(kind: str, size: _Size) -> Any:
     """A configuration from small settings: what is derived from them is derived anew."""
     from transformers import CONFIG_MAPPING
 
     default = CONFIG_MAPPING[kind]()
     content = _shrunken(default.to_dict(), size, _n_layers(default.to_dict()))
-    return CONFIG_MAPPING[kind](**content)
+    return CONFIG_MAPPING[kind](**{**content, **_FIXED.get(kind, {})})
 
 
 def _changed(kind: str, size: _Size) -> Any:
@@ -165,7 +173,7 @@ _RULES: tuple[tuple[str, Any], ...] = tuple(
         (r".*(intermediate|ffn|feed_forward|feedforward).*(size|dim)|d_ff|dff|n_inner|d_inner|hidden_dim|.*ffn_dim",
          lambda s, L: 2 * s.hidden),
         (r".*(hidden_size|d_model|n_embd|emb(ed(ding)?)?_(dim|size)|embed_proj_dim|lru_width|d_latents|head_size)|dim"
-         r"|bottleneck_size|.*hidden_size_.*|output_dim|.*width",
+         r"|.*bottleneck_size|.*hidden_size_.*|output_dim|.*width",
          lambda s, L: s.hidden),
         (r".*max_.*position.*|n_positions|max_seq_len|max_sequence_length|n_ctx|max_(source|target)_positions", 64),
         (r".*(window|window_size|local_attention|chunk_length|chunk_size|context_length)", 8),
@@ -186,6 +194,8 @@ def _small(name: str, value: Any, size: _Size, layers: int) -> Any:
         return [next(item for item in value if str(item) == kinds[i % len(kinds)]) for i in range(layers)]
     if isinstance(value, list) and name.endswith("token_id"):
         return EOS
+    if name == "vocab_size" and value is None:
+        return VOCABULARY
     if not isinstance(value, int) or value < 0:
         return value
     if re.search(r"(token_id|token_index|_index|_id)$", name) and value >= VOCABULARY:
