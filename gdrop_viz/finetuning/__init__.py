@@ -7,6 +7,7 @@ from gdrop_viz.finetuning.classifier import build_classifier
 from gdrop_viz.finetuning.comparison import compare
 from gdrop_viz.finetuning.events import Event
 from gdrop_viz.finetuning.hyperparameters import Hyperparameters
+from gdrop_viz.finetuning.random_effects import random_effects, summarize_studies
 from gdrop_viz.finetuning.result import Comparison
 from gdrop_viz.finetuning.train import fine_tune
 
@@ -20,4 +21,6 @@ __all__ = [
     "build_classifier",
     "compare",
     "fine_tune",
+    "random_effects",
+    "summarize_studies",
 ]

@@ -88,11 +88,12 @@ class ResolvedArm:
     training_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def resolve_arm(arm: Arm | ResolvedArm, classifier: nn.Module) -> ResolvedArm:
+def resolve_arm(arm: Arm | ResolvedArm, classifier: nn.Module, *, version: str | None = None) -> ResolvedArm:
     """Return what `arm` is and does for classifiers such as this one.
 
     Rates and schedules are described by the rates of all sites of `classifier`, so that a uniform schedule, the same
-    number and a matched schedule that comes to the same are one arm; callables by the digest of what they hold and do.
+    number and a matched schedule that comes to the same are one arm; callables by the digest of what they hold and do,
+    with the code of the helpers that they call. `version` stands for that where it cannot be read.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def resolve_arm(arm: Arm | ResolvedArm, classifier: nn.Module) -> ResolvedArm:
     if isinstance(arm, ResolvedArm):
         return arm
     if isinstance(arm, WeightDecayArm):
-        dropout = resolve_arm(arm.dropout, classifier)
+        dropout = resolve_arm(arm.dropout, classifier, version=version)
         own = {"weight_decay": float(arm.weight_decay)}
         return replace(
             dropout,
@@ -123,9 +124,18 @@ def resolve_arm(arm: Arm | ResolvedArm, classifier: nn.Module) -> ResolvedArm:
             f"WeightDecayArm(...) or a callable(model), got {arm!r}"
         )
     try:
-        return ResolvedArm({"callable": digest(arm)}, math.nan, arm)
+        content = digest(arm)
     except Undigestible as error:
-        raise TypeError(
-            f"expected an arm that can be told apart from others in the folder of runs, but {error}; make it a frozen "
-            "dataclass with __call__(model), a function, or a functools.partial with plain values"
-        ) from None
+        if version is None:
+            raise TypeError(
+                f"expected an arm whose content can be read, to tell its runs from those of others, but {error}; make "
+                "it a frozen dataclass with __call__(model), a function, or a functools.partial with plain values, or "
+                "name a version= and change it with the arm"
+            ) from None
+        content = f"version {version}"
+    return ResolvedArm({"callable": content, "name": _name_of(arm)}, math.nan, arm)
+
+
+def _name_of(arm: Callable[[nn.Module], object]) -> str:
+    named = arm if hasattr(arm, "__qualname__") else type(arm)
+    return str(named.__qualname__)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gdrop_viz.base.digest import digest
+from gdrop_viz.base.locks import model_lock
 from gdrop_viz.base.state import preserved_rng
 from gdrop_viz.models.anatomy import place_of
 from gdrop_viz.models.backbone import backbone_of
@@ -55,7 +56,8 @@ def build_classifier(lm: Pretrained, task: Task, *, seed: int = 0) -> nn.Module:
                 f"transformers has no sequence classifier for model type {config.model_type!r}; fine-tune it in your "
                 "own loop with schedule.apply(model)"
             ) from error
-    _copy_backbone(lm.model, classifier)
+    with model_lock(lm.model):
+        _copy_backbone(lm.model, classifier)
     return classifier
 
 
@@ -76,7 +78,22 @@ def pretrained_digest(lm: Pretrained) -> str:
     >>> len(pretrained_digest(lm))  # doctest: +SKIP
     64
     """
-    return digest(config_of(lm.model), _backbone_state(lm.model), _tokenizer_text(lm.tokenizer))
+    with model_lock(lm.model):
+        return digest(config_of(lm.model), _backbone_state(lm.model), tokenizer_digest(lm.tokenizer))
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return a sha256 of all that decides which tokens a text becomes; padding is not among it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        plain = {key: value for key, value in tokenizer.init_kwargs.items() if isinstance(value, (bool, int, float))}
+        content: dict[str, Any] = {"vocabulary": tokenizer.get_vocab(), "settings": plain}
+    else:
+        # padding and truncation are switches that any caller may have left on
+        content = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+    ends = (tokenizer.truncation_side, tokenizer.model_max_length, list(tokenizer.model_input_names))
+    special = (tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.eos_token_id)
+    return digest(type(tokenizer).__name__, json.dumps(content, sort_keys=True), ends, special)
 
 
 def _copy_backbone(source: nn.Module, classifier: nn.Module) -> None:
@@ -103,12 +120,3 @@ def _backbone_state(model: nn.Module) -> dict[str, torch.Tensor]:
     body = backbone_of(model)
     heads = () if body.base is not body.model else ("lm_head.", "final_logits_bias")
     return {name: tensor for name, tensor in body.base.state_dict().items() if not name.startswith(heads)}
-
-
-def _tokenizer_text(tokenizer: Any) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    # padding and truncation are switches that any caller may have left on
-    settings = json.loads(backend.to_str())
-    return json.dumps(settings | {"padding": None, "truncation": None}, sort_keys=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import math
 import numbers
 import os
@@ -12,18 +13,21 @@ from typing import Any, Literal
 
 from gdrop_viz.base.checks import number, whole
 from gdrop_viz.base.digest import digest
-from gdrop_viz.base.state import preserved_rng
+from gdrop_viz.base.state import limited_threads, preserved_rng
 from gdrop_viz.finetuning.arms import Arm, ResolvedArm, resolve_arm
 from gdrop_viz.finetuning.classifier import build_classifier, pretrained_digest
 from gdrop_viz.finetuning.events import Listener, StopSignal
 from gdrop_viz.finetuning.hyperparameters import Hyperparameters, default_learning_rate
 from gdrop_viz.finetuning.result import Comparison
-from gdrop_viz.finetuning.spread import limited_threads, spread
+from gdrop_viz.finetuning.spread import spread
 from gdrop_viz.finetuning.store import RunStore
 from gdrop_viz.finetuning.tracker import Run, RunTracker
 from gdrop_viz.finetuning.train import check_inputs, run_rows, training_subset
 from gdrop_viz.models.pretrained import Pretrained
 from gdrop_viz.text.tasks import Task
+
+# those whose new versions change numbers
+_LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
 def compare(
@@ -49,6 +53,7 @@ def compare(
     on_event: Listener | None = None,
     stop: StopSignal | None = None,
     progress: bool = True,
+    version: str | None = None,
 ) -> Comparison:
     """Fine-tune `lm` on `task` with every arm, data fraction and seed, and return the comparison.
 
@@ -72,8 +77,8 @@ def compare(
         parameters.
     path
         Folder for the finished runs, one JSON file each, named by a fingerprint of everything that determines it
-        (weights, task, arm, fraction, seed, hyperparameters). A run found there is not repeated, so a comparison can
-        be stopped, resumed and extended; other settings never mix in.
+        (weights, tokenizer, task, arm, fraction, seed, hyperparameters, versions of the libraries). A run found there
+        is not repeated, so a comparison can be stopped, resumed and extended; other settings never mix in.
     executor
         A `concurrent.futures.Executor` of processes (started with "spawn") or `dask.distributed.Client.get_executor()`.
         The numbers are those of runs in this process with the same `threads`.
@@ -86,6 +91,10 @@ def compare(
         A `threading.Event`. Once it is set, training ends within one step; finished runs are kept and returned.
     progress
         Whether to show a bar with the runs, the updates per second and the remaining time.
+
+    version
+        Stands for the content of arms whose code or objects cannot be read (an open file, a lock): change it whenever
+        they change. Other arms are known by what they do.
 
     Returns
     -------
@@ -118,7 +127,7 @@ def compare(
         evaluate=evaluate,
         training_arguments=dict(training_arguments or {}),
     )
-    resolved = _resolved_arms(arms, lm, task)
+    resolved = _resolved_arms(arms, lm, task, version)
     steps = {
         (fraction, seed): hyperparameters.n_updates(len(training_subset(task, fraction, seed)))
         for fraction in fractions
@@ -128,6 +137,7 @@ def compare(
         "model": pretrained_digest(lm),
         "task": _task_digest(task),
         "hyperparameters": hyperparameters.to_dict(),
+        "libraries": {name: importlib.metadata.version(name).split("+")[0] for name in _LIBRARIES},
     }
     runs = [
         Run(
@@ -172,16 +182,16 @@ def compare(
 
 
 def _task_digest(task: Task) -> str:
-    """Return a digest of what the runs see of a task: kind, metrics, training and validation rows."""
+    """Return a digest of what the runs see of a task: class, kind, metrics, training and validation rows."""
     rows = {
         name: {column: list(data[column]) for column in ("text", "text_pair", "label") if column in data.column_names}
         for name, data in task.splits.items()
         if name != "test"
     }
-    return digest(task.kind, task.n_labels, task.metrics, rows)
+    return digest(type(task), task.kind, task.n_labels, task.metrics, rows)
 
 
-def _resolved_arms(arms: Mapping[str, Arm], lm: Pretrained, task: Task) -> dict[str, ResolvedArm]:
+def _resolved_arms(arms: Mapping[str, Arm], lm: Pretrained, task: Task, version: str | None) -> dict[str, ResolvedArm]:
     """Return what every arm is and does, after trying it on a classifier."""
     if not isinstance(arms, Mapping) or not arms:
         raise ValueError(
@@ -194,7 +204,7 @@ def _resolved_arms(arms: Mapping[str, Arm], lm: Pretrained, task: Task) -> dict[
         if not isinstance(name, str) or not name:
             raise ValueError(f"expected the name of an arm as a non-empty text, got {name!r}")
         try:
-            resolved[name] = resolve_arm(arm, classifier)
+            resolved[name] = resolve_arm(arm, classifier, version=version)
             with preserved_rng():
                 resolved[name].prepare(copy.deepcopy(classifier))
         except (TypeError, ValueError) as error:

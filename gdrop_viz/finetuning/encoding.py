@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from gdrop_viz.finetuning.classifier import pad_token_id
+from gdrop_viz.finetuning.classifier import pad_token_id, tokenizer_digest
 from gdrop_viz.models.hub import quiet_libraries
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def encode(lm: Pretrained, data: Dataset, *, max_length: int) -> list[dict[str, 
     limit = min(max_length, length_limit(lm))
     config: Any = lm.model.config
     end = getattr(config, "eos_token_id", None) if config.is_encoder_decoder else None
-    known = _CACHE.setdefault(tokenizer, {}).setdefault((limit, end, len(tokenizer)), {})
+    settings = (limit, end, pad_token_id(lm), tokenizer_digest(tokenizer))
+    known = _CACHE.setdefault(tokenizer, {}).setdefault(settings, {})
     seconds = data["text_pair"] if "text_pair" in data.column_names else [None] * len(data)
     keys = list(zip(data["text"], seconds, strict=True))
     new = [key for key in dict.fromkeys(keys) if key not in known]

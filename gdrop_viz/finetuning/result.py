@@ -110,7 +110,8 @@ class Comparison:
     def summary(self, metric: str | None = None, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return mean, Student's 95 % interval [low, high], std and n over the seeds, per arm and fraction.
 
-        On the validation split after the last epoch. With one seed the interval is NaN: a single run has no spread.
+        On the validation split after the last epoch, of the seeds with a finite value; "diverged" counts the others.
+        With one seed the interval is NaN: a single run has no spread.
         """
         return interval_table(self.scores(metric), ["arm", "fraction"], confidence)
 
@@ -132,21 +133,36 @@ class Comparison:
 
     def differences(self, a: str, b: str, metric: str | None = None) -> pd.DataFrame:
         """Return a - b for every fraction and seed that both were run with: columns fraction, seed, value."""
-        self._check_arms(a, b)
-        return contrasts.paired_differences(self.scores(metric), a, b)
+        return self._pairs(a, b, metric)[["fraction", "seed", "value"]]
 
     def paired(self, a: str, b: str, metric: str | None = None, *, confidence: float = 0.95) -> pd.DataFrame:
         """Return the mean paired difference a - b per fraction with its interval and permutation p-value.
 
-        Columns: fraction, mean, low, high, std (of the differences), n (pairs), p (exact sign-flip test) and p_holm (p
-        corrected for looking at several fractions). See `gdrop_viz.finetuning.statistics.paired_test`.
+        Columns: fraction, mean, low, high, std (of the differences), n (pairs of finite values), p (exact sign-flip
+        test), diverged_a and diverged_b (runs without a finite value, whose pairs are left out) and p_holm (p corrected
+        for looking at several fractions). See `gdrop_viz.finetuning.statistics.paired_test`.
 
         Raises
         ------
         ValueError
             If an arm or the metric is unknown.
         """
-        return contrasts.paired_table(self._paired_tests(a, b, metric, confidence))
+        tests = contrasts.paired_tests(self._pairs(a, b, metric), self.fractions, confidence=confidence)
+        return contrasts.table_of(tests)
+
+    def paired_ranks(self, a: str, b: str, metric: str | None = None) -> pd.DataFrame:
+        """Return a rank test of a against b per fraction in which a diverged run counts, as the worst of all.
+
+        Columns: fraction, better and worse (in how many seeds a was), n (pairs), p (sign flips of the signed ranks) and
+        p_holm. See `gdrop_viz.finetuning.statistics.rank_test`.
+
+        Raises
+        ------
+        ValueError
+            If an arm or the metric is unknown.
+        """
+        pairs = self._pairs(a, b, metric)
+        return contrasts.table_of(contrasts.rank_tests(pairs, self.fractions, metric or self.metric))
 
     def change_with_data(
         self, a: str, b: str, fraction: float, reference: float, metric: str | None = None, *, confidence: float = 0.95
@@ -164,8 +180,9 @@ class Comparison:
         """
         import pandas as pd
 
-        differences = self.differences(a, b, metric)
-        return pd.Series(contrasts.change_with_data(differences, fraction, reference, confidence=confidence)._asdict())
+        pairs = self._pairs(a, b, metric)
+        test = contrasts.change_with_data(pairs, fraction, reference, confidence=confidence)
+        return pd.Series(test._asdict()).drop(["diverged_a", "diverged_b"])
 
     def seeds_needed(
         self,
@@ -180,28 +197,47 @@ class Comparison:
         """Return how many seeds would find a true difference of `effect` (in the metric's unit: 0.01 is one point).
 
         One row per fraction and pair of arms (all pairs, those with `a`, or only `a` and `b`): the standard deviation
-        of the paired differences seen, the seeds run, and the seeds needed for a paired test at level `alpha` to
-        find the effect with probability `power`. NaN where fewer than two seeds were run.
+        of the paired differences seen, the seeds run, and the seeds needed for `verdict`'s rule at level `alpha`, with
+        its correction for the number of fractions, to find the effect with probability `power`. What the true spread
+        may be, given that it was estimated from so few seeds, is averaged over. NaN where fewer than two were run.
         """
         import pandas as pd
 
         self._check_arms(*(arm for arm in (a, b) if arm is not None))
-        pairs = [pair for pair in combinations(self.arms, 2) if {a, b} - {None} <= set(pair)]
+        arms = [pair for pair in combinations(self.arms, 2) if {a, b} - {None} <= set(pair)]
+
+        def needed(std: float, n: int) -> float:
+            return seeds_needed(effect, std, n_tests=len(self.fractions), alpha=alpha, power=power, std_from=n)
+
         rows = [
-            (first, second, fraction, test.std, test.n, seeds_needed(effect, test.std, alpha=alpha, power=power))
-            for first, second in pairs
-            for fraction, test in self._paired_tests(first, second, metric).items()
+            (*names, fraction, test.std, test.n, needed(test.std, test.n))
+            for names in arms
+            for fraction, test in contrasts.paired_tests(self._pairs(*names, metric), self.fractions).items()
         ]
         return pd.DataFrame(rows, columns=["a", "b", "fraction", "std", "n", "seeds_needed"])
 
-    def verdict(self, a: str, b: str, metric: str | None = None) -> str:
+    def verdict(self, a: str, b: str, metric: str | None = None, *, margin: float | None = None) -> str:
         """Say in plain words whether `a` and `b` differ, one line per data fraction.
 
         A difference counts as seen if its 95 % interval excludes zero and its permutation p-value, after Holm's
-        correction for the number of fractions, is at most 5 %.
+        correction for the number of fractions, is at most 5 %. A difference larger than `margin` counts as excluded if
+        two one-sided tests, corrected in the same way, say so at 5 %.
+
+        Parameters
+        ----------
+        a, b, metric
+            Two arms; the metric, by default the task's first.
+        margin
+            The largest difference that does not matter, in the metric's unit. By default 0.01 (one point) for metrics
+            that are read in points; for others nothing is said of it.
+
+        Raises
+        ------
+        ValueError
+            If an arm or the metric is unknown.
         """
         metric = self._known_metric(metric)
-        return "\n".join(contrasts.verdict_lines(a, b, self._paired_tests(a, b, metric), metric))
+        return "\n".join(contrasts.verdict_lines(a, b, self._pairs(a, b, metric), self.fractions, metric, margin))
 
     def to_frame(self) -> pd.DataFrame:
         """Return a copy of the tidy table of runs."""
@@ -285,6 +321,8 @@ class Comparison:
         if self.runs.empty:
             return f"<b>{html.escape(self._title())}</b>: no run is finished"
         table = self.summary()
+        if not table["diverged"].any():
+            table = table.drop(columns="diverged")
         scale = 100 if in_points(self.metric) else 1
         table["fraction"] = table["fraction"].map(percent)
         numbers = ["mean", "low", "high", "std"]
@@ -313,10 +351,9 @@ class Comparison:
             )
         return found[0]
 
-    def _paired_tests(
-        self, a: str, b: str, metric: str | None, confidence: float = 0.95
-    ) -> dict[float, contrasts.PairedTest]:
-        return contrasts.paired_tests(self.differences(a, b, metric), self.fractions, confidence=confidence)
+    def _pairs(self, a: str, b: str, metric: str | None) -> pd.DataFrame:
+        self._check_arms(a, b)
+        return contrasts.paired_scores(self.scores(metric), a, b)
 
     def _known_metric(self, metric: str | None) -> str:
         metric = self.metric if metric is None else metric

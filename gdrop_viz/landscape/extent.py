@@ -1,4 +1,4 @@
-"""How far out should a surface reach? As far as it takes to see basin and walls."""
+"""Extent of a surface that shows basin and walls."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
+from gdrop_viz.base.checks import number
 from gdrop_viz.landscape.evaluation import Batch, Stopped, checked, evaluating
 from gdrop_viz.models.losses import Loss
 from gdrop_viz.perturbation.directions import Direction
@@ -31,8 +32,12 @@ def proposed_extent(
     The radius is bracketed by doubling or halving and then bisected twice, on the mean over ± each direction and
     about the first 32 sequences; it is rounded to two digits. A surface that never rises so far gets 64.
 
-    Raises ValueError for a rise that is not above 0, and as `loss_surface` does; RuntimeError as soon as `stop` is
-    set, for nothing can be said of the radius then.
+    Raises
+    ------
+    ValueError
+        For a rise that is not above 0, and as `loss_surface` does.
+    RuntimeError
+        As soon as `stop` is set: nothing can be said of the radius then.
 
     >>> import torch
     >>> from gdrop_viz.perturbation import random_direction
@@ -41,8 +46,7 @@ def proposed_extent(
     >>> proposed_extent(model, [{"input": torch.ones(4, 2)}], random_direction(model, norm=1.0), loss=square) > 0
     True
     """
-    if not 0 < rise < math.inf:
-        raise ValueError(f"expected rise as a number of nats above 0, got {rise!r}")
+    number(rise, "rise", above=0)
     directions = [directions] if isinstance(directions, Direction) else list(directions)
     batches = checked(model, batches, {"": directions}, metrics={})
     few, n_sequences = [], 0

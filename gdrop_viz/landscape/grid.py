@@ -1,4 +1,4 @@
-"""At which points is a surface evaluated, and in which order, so that a picture exists early and then sharpens?"""
+"""Grid of a surface: its points, in an order that gives a picture early and then sharpens it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numbers
 from collections.abc import Sequence
 
 import numpy as np
+
+from gdrop_viz.base.checks import whole
 
 Extent = float | tuple[float, float]
 
@@ -18,9 +20,8 @@ def coordinates(extent: Extent, points: int) -> np.ndarray:
     >>> coordinates(1.5, 5)
     array([-1.5 , -0.75,  0.  ,  0.75,  1.5 ])
     """
-    if isinstance(points, bool) or not isinstance(points, numbers.Integral) or points < 2:
-        raise ValueError(f"expected points as a whole number of at least 2 per axis, got {points!r}")
-    if isinstance(extent, numbers.Real):
+    points = whole(points, "points per axis", least=2)
+    if isinstance(extent, (float, numbers.Real)):
         low, high = -float(extent), float(extent)
     else:
         low, high = map(float, extent)

@@ -1,4 +1,4 @@
-"""How does a surface grow? Point by point, in memory and in its file."""
+"""Growing surface: filled point by point, in memory and in its file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ logger = logging.getLogger(__name__)
 class GrowingSurface:
     """A surface that is being filled, in memory and (if asked) in its file."""
 
-    def __init__(
-        self, x: np.ndarray, y: np.ndarray | None, n_sequences: int, metrics: Sequence[str], metadata: Any
-    ) -> None:
-        shape = (len(x),) if y is None else (len(x), len(y))
-        self.x, self.y, self.metadata = x, y, metadata
+    def __init__(self, axes: Sequence[np.ndarray], n_sequences: int, metrics: Sequence[str], metadata: Any) -> None:
+        self.x, self.y = axes[0], axes[1] if len(axes) == 2 else None
+        self.metadata = metadata
+        shape = tuple(map(len, axes))
         self.loss, self.error = np.full(shape, np.nan), np.full(shape, np.nan)
         self.sequences = np.full((*shape, n_sequences), np.nan)
         self.metrics = {name: np.full(shape, np.nan) for name in metrics}
@@ -36,10 +35,12 @@ class GrowingSurface:
         """Keep the points in the file at `path`; take what is there already."""
         if path.exists():
             check_same(path, surface_file.read_fingerprint(path), fingerprint)
-            known = surface_file.read(path)
+            known = Surface.load(path)
             logger.info("going on with %d of %d points from %s", known.n_evaluated, known.n_points, path)
             self.loss, self.error, self.evaluated = known.loss, known.standard_error, known.evaluated
-            self.sequences, self.metrics = known.sequence_losses, dict(known.metrics)
+            if known.sequence_losses is not None:  # in every file of a computation
+                self.sequences = known.sequence_losses
+            self.metrics = dict(known.metrics)
         else:
             surface_file.write(self.surface(), path, fingerprint=fingerprint)
         self._writer = surface_file.PointWriter(path, len(self.x))

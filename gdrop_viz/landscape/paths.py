@@ -1,10 +1,11 @@
-"""What lies between two checkpoints, and where did training walk? Lines with their barrier, trajectories on a plane."""
+"""Paths between checkpoints: loss lines with their barrier, and trajectories of a training on a plane."""
 
 from __future__ import annotations
 
-import html
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz.base.tensor_file import read_tensors, write_tensors
+from gdrop_viz.base.checks import number, whole
+from gdrop_viz.base.saved import Saved
+from gdrop_viz.landscape.evaluation import Batch, Metric
 from gdrop_viz.landscape.surface import Surface
-from gdrop_viz.landscape.sweep import Batch, loss_surface
+from gdrop_viz.landscape.sweep import SurfacePoint, loss_surface
+from gdrop_viz.models.losses import Loss
 from gdrop_viz.perturbation.checkpoints import weights_of
 from gdrop_viz.perturbation.directions import Direction, difference_direction
 from gdrop_viz.perturbation.selection import Selection
@@ -25,8 +29,8 @@ if TYPE_CHECKING:
     Checkpoint = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
 
 
-@dataclass(frozen=True, eq=False)
-class LossLine:
+@dataclass(frozen=True, eq=False, repr=False)
+class LossLine(Saved):
     """The loss along the straight line from one checkpoint (t = 0) to another (t = 1).
 
     `surface` is the line as a 1-D surface with x = t: everything that surfaces do, and their pictures, apply.
@@ -82,14 +86,12 @@ class LossLine:
         """Read a line that `save` wrote, or that `loss_line` kept in its `path`."""
         return _line(Surface.load(path))
 
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         ends = f"{self.loss[self.t == 0][0]:.4f} to {self.loss[self.t == 1][0]:.4f} nats"
-        return (
-            f"LossLine({self.surface.label!r}: {ends}, barrier {self.barrier:.4f} ± {self.barrier_standard_error:.2g})"
-        )
+        return f"{self.surface.label!r}: {ends}, barrier {self.barrier:.4f} ± {self.barrier_standard_error:.2g}"
 
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>"
+    def _table(self) -> None:
+        return None
 
     def _inside(self) -> np.ndarray:
         return (self.t >= 0) & (self.t <= 1)
@@ -100,8 +102,8 @@ class LossLine:
         return loss - (1 - t) * loss[t == 0] - t * loss[t == 1]
 
 
-@dataclass(frozen=True, eq=False)
-class Trajectory:
+@dataclass(frozen=True, eq=False, repr=False)
+class Trajectory(Saved):
     """A path of checkpoints as it is seen from a plane through a model's weights.
 
     Attributes
@@ -122,6 +124,7 @@ class Trajectory:
 
     @property
     def explained(self) -> float:
+        """The plane's share of the path."""
         total = float((self.distances**2).sum())
         return 1.0 - float((self.off_plane**2).sum()) / total if total else 1.0
 
@@ -132,22 +135,11 @@ class Trajectory:
         columns = {"x": self.coordinates[:, 0], "y": self.coordinates[:, 1], "distance": self.distances}
         return pd.DataFrame({**columns, "off_plane": self.off_plane}).rename_axis("checkpoint")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result as one safetensors file."""
-        arrays = {name: getattr(self, name) for name in ("coordinates", "distances", "off_plane")}
-        write_tensors(path, "Trajectory", arrays, {})
+    def _summary(self) -> str:
+        return f"{len(self.distances)} checkpoints, {100 * self.explained:.1f} % of the path in the plane"
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Trajectory:
-        """Read what `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
-        arrays, _ = read_tensors(path, "Trajectory")
-        return cls(**{name: array.numpy() for name, array in arrays.items()})
-
-    def __repr__(self) -> str:
-        return f"Trajectory({len(self.distances)} checkpoints, {100 * self.explained:.1f} % of the path in the plane)"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>"
+    def _table(self) -> None:
+        return None
 
 
 def loss_line(
@@ -158,16 +150,26 @@ def loss_line(
     *,
     beyond: float = 0.0,
     label: str = "",
-    **settings: Any,
+    path: str | os.PathLike[str] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    loss: Loss | None = None,
+    version: str | None = None,
+    progress: bool = True,
+    executor: Executor | None = None,
+    on_point: Callable[[SurfacePoint], Any] | None = None,
+    stop: threading.Event | None = None,
 ) -> LossLine:
     """Evaluate the loss of `model` on the straight line from its weights to those of `end`.
 
     `end` is a model or a state dict with the same backbone; what it lacks (a head) stays as it is in `model`. So the
     pretraining loss can be followed from the pretrained weights to fine-tuned ones, or a task's loss between two
     fine-tuned models. `beyond` continues the line by that much on either side (0.25: -0.25 <= t <= 1.25).
-    `settings` go to `loss_surface`: path, metrics, loss, progress, executor, on_point, stop.
+    All other parameters are those of `loss_surface`. t = 0 and t = 1 are always among the points.
 
-    t = 0 and t = 1 are always among the points. Raises ValueError as `difference_direction` and `loss_surface` do.
+    Raises
+    ------
+    ValueError
+        As `difference_direction` and `loss_surface` do.
 
     >>> a, b = nn.Linear(2, 1), nn.Linear(2, 1)
     >>> square = lambda outputs, batch: outputs[:, 0] ** 2
@@ -175,17 +177,18 @@ def loss_line(
     >>> line.t, line.barrier <= 0  # a convex loss has no barrier
     (array([0. , 0.5, 1. ]), True)
     """
-    if isinstance(points, bool) or not isinstance(points, (int, np.integer)) or points < 3:
-        raise ValueError(f"expected points as a whole number of at least 3, got {points!r}")
-    if not 0 <= beyond < float("inf"):
-        raise ValueError(f"expected beyond of at least 0, got {beyond!r}")
+    points = whole(points, "points", least=3)
+    beyond = number(beyond, "beyond", least=0)
     label = label or "from one checkpoint to the other"
     way = difference_direction(model, end, label=label)
     step = 1 / (points - 1)
     extra = int(np.ceil(beyond / step - 1e-9))
     # whole steps on either side keep 0 and 1 on the grid
     grid = (-extra * step, 1 + extra * step)
-    surface = loss_surface(model, batches, way, [grid], points + 2 * extra, label=label, **settings)
+    surface = loss_surface(
+        model, batches, way, [grid], points + 2 * extra, label=label, path=path, metrics=metrics, loss=loss,
+        version=version, progress=progress, executor=executor, on_point=on_point, stop=stop,
+    )  # fmt: skip
     return _line(surface)
 
 
@@ -209,7 +212,7 @@ def project_trajectory(
     products = np.array([[a.dot(b) for b in directions] for a in directions])
     if np.linalg.cond(products) > 1e12:
         raise ValueError("expected two directions that span a plane, got two that are parallel; take other ones")
-    rows = [_shadow(model, checkpoint, directions) for checkpoint in _some(checkpoints)]
+    rows = [_projected(model, checkpoint, directions) for checkpoint in _some(checkpoints)]
     inner, squares = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     coordinates = np.linalg.solve(products, inner.T).T
     within = np.einsum("ti,ti->t", coordinates, inner)
@@ -276,7 +279,7 @@ def _difference(model: nn.Module, checkpoint: Checkpoint, selection: Selection |
     return difference_direction(model, weights_of(checkpoint), selection=selection).vectors
 
 
-def _shadow(model: nn.Module, checkpoint: Checkpoint, directions: Sequence[Direction]) -> tuple[list[float], float]:
+def _projected(model: nn.Module, checkpoint: Checkpoint, directions: Sequence[Direction]) -> tuple[list[float], float]:
     """Inner products of θ_t - θ with the directions, and its squared norm."""
     difference = _difference(model, checkpoint)
     return [_dot(difference, direction.vectors) for direction in directions], _dot(difference, difference)

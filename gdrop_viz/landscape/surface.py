@@ -1,27 +1,28 @@
-"""What is a loss surface? The loss at each point of a line or a plane through the weights, with its standard error."""
+"""Loss surface: the loss at each point of a line or a plane through the weights, with its standard error."""
 
 from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gdrop_viz.base.checks import one_of
 from gdrop_viz.base.files import file_stem
+from gdrop_viz.base.saved import Saved
 from gdrop_viz.landscape import surface_file, surface_shape
+from gdrop_viz.landscape.surface_data import SurfaceData
+from gdrop_viz.landscape.surface_shape import Curvature, Plateau
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gdrop_viz.landscape.surface_shape import Curvature, Plateau
 
-
-@dataclass(frozen=True, eq=False)
-class Surface:
+@dataclass(frozen=True, eq=False, repr=False)
+class Surface(SurfaceData, Saved):
     """The loss over a line (1-D) or a plane (2-D) through a model's weights.
 
     Attributes
@@ -48,66 +49,6 @@ class Surface:
     (2.0, array([1.]))
     """
 
-    x: np.ndarray
-    y: np.ndarray | None
-    loss: np.ndarray
-    standard_error: np.ndarray | None = None
-    sequence_losses: np.ndarray | None = None
-    metrics: Mapping[str, np.ndarray] = field(default_factory=dict)
-    evaluated: np.ndarray | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        def put(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-
-        put("x", np.asarray(self.x, dtype=np.float64))
-        put("y", None if self.y is None else np.asarray(self.y, dtype=np.float64))
-        put("loss", np.asarray(self.loss, dtype=np.float64))
-        shape = (len(self.x),) if self.y is None else (len(self.x), len(self.y))
-        if self.evaluated is None:
-            put("evaluated", np.ones(shape, dtype=bool))
-        if self.standard_error is None:
-            put("standard_error", np.full(shape, np.nan))
-        arrays = {"loss": self.loss, "standard_error": self.standard_error, "evaluated": self.evaluated, **self.metrics}
-        for name, array in arrays.items():
-            if np.shape(array) != shape:
-                raise ValueError(f"expected {name} of shape {shape} (x first, then y), got {np.shape(array)}")
-        if self.sequence_losses is not None and self.sequence_losses.shape[:-1] != shape:
-            raise ValueError(f"expected sequence_losses of shape {(*shape, 'N')}, got {self.sequence_losses.shape}")
-
-    @property
-    def n_points(self) -> int:
-        """How many points the grid has."""
-        return self.loss.size
-
-    @property
-    def n_evaluated(self) -> int:
-        """How many of them are known."""
-        return int(self.evaluated.sum())
-
-    @property
-    def n_diverged(self) -> int:
-        """How many of the known points have no finite loss."""
-        return int((self.evaluated & ~np.isfinite(self.loss)).sum())
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every point is known."""
-        return self.n_evaluated == self.n_points
-
-    @property
-    def n_sequences(self) -> int | None:
-        """How many sequences each point averages over; None if the file does not say."""
-        if self.sequence_losses is not None:
-            return self.sequence_losses.shape[-1]
-        return self.metadata.get("n_sequences")
-
-    @property
-    def label(self) -> str:
-        """What this surface shows, in words."""
-        return self.metadata.get("label", "")
-
     @property
     def centre_loss(self) -> float:
         """The loss at the trained weights; NaN if the grid has no point at exactly 0 or it is not known yet."""
@@ -124,7 +65,12 @@ class Surface:
         """Return the loss above the centre's and its standard error, both of loss's shape.
 
         The standard error is that of the paired differences, sequence by sequence; without `sequence_losses` it is
-        NaN. Raises ValueError if the centre is not known.
+        NaN.
+
+        Raises
+        ------
+        ValueError
+            If the centre is not known.
         """
         at = self._centre()
         if at is None:
@@ -159,41 +105,27 @@ class Surface:
         """Return the line through the grid point nearest to `at` on the other axis, as a 1-D surface."""
         if self.y is None:
             return self
-        if axis not in ("x", "y"):
-            raise ValueError(f"expected axis 'x' or 'y', got {axis!r}")
+        one_of(axis, ("x", "y"), "axis")
         other = self.y if axis == "x" else self.x
         index = int(np.abs(other - at).argmin())
 
-        def cut(array: np.ndarray | None) -> np.ndarray | None:
-            if array is None:
-                return None
+        def cut(array: np.ndarray) -> np.ndarray:
             return array[:, index] if axis == "x" else array[index]
 
-        directions = list(self.metadata.get("directions", []))
         metadata = {**self.metadata, "cut": {"axis": "y" if axis == "x" else "x", "at": float(other[index])}}
         metadata.pop("inner_products", None)
-        if directions:
-            metadata["directions"] = directions[:1] if axis == "x" else directions[1:]
+        if self.directions:
+            metadata["directions"] = self.directions[:1] if axis == "x" else self.directions[1:]
         return Surface(
             self.x if axis == "x" else self.y,
             None,
             cut(self.loss),
             cut(self.standard_error),
-            cut(self.sequence_losses),
+            None if self.sequence_losses is None else cut(self.sequence_losses),
             {name: cut(values) for name, values in self.metrics.items()},
             cut(self.evaluated),
             metadata,
         )
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row per point: x, y, loss, standard_error, evaluated and the metrics."""
-        import pandas as pd
-
-        axes = np.meshgrid(*(axis for axis in (self.x, self.y) if axis is not None), indexing="ij")
-        columns = {name: axis.ravel() for name, axis in zip("xy"[: len(axes)], axes, strict=True)}
-        columns.update(loss=self.loss.ravel(), standard_error=self.standard_error.ravel())
-        columns.update({name: values.ravel() for name, values in self.metrics.items()})
-        return pd.DataFrame({**columns, "evaluated": self.evaluated.ravel()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write by the ending of `path`: .h5 (loss-landscape's layout, loads again), .csv, or .vts for ParaView."""
@@ -201,42 +133,43 @@ class Surface:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Surface:
-        """Read an HDF5 surface: this package's, the loss-landscape project's, or the flattened one of its users."""
-        return surface_file.read(path)
+        """Read an HDF5 surface: this package's, the loss-landscape project's, or the flattened one of its users.
 
-    def __repr__(self) -> str:
+        Raises
+        ------
+        FileNotFoundError
+            If there is no file at `path`.
+        OSError
+            If the file system refuses to give it.
+        DamagedFile
+            If it holds no such surface, or has changed since it was written (a ValueError).
+        """
+        return cls(**surface_file.read(path))
+
+    def _summary(self) -> str:
         grid = " x ".join(map(str, self.loss.shape))
         known = "" if self.is_complete else f", {self.n_evaluated} of {self.n_points} points known"
         diverged = f", {self.n_diverged} diverged" if self.n_diverged else ""
         text = f", {self.n_sequences} sequences" if self.n_sequences else ""
         name = f"{self.label!r}: " if self.label else ""
         points = f"{grid} points over {self._span()}, centre {self.centre_loss:.4f} nats"
-        return f"Surface({name}{points}{text}{known}{diverged})"
+        return f"{name}{points}{text}{known}{diverged}"
 
     def _repr_html_(self) -> str:
         import pandas as pd
 
-        rows = {f"direction {'xy'[i]}": f"{d['label']}, norm {d['norm']:.4g}" for i, d in enumerate(self._directions())}
-        rows |= (
-            {f"radius of a rise of {a} nats": f"{self.rise_radius(a):.3g}" for a in (0.1, 1.0)}
-            if self.n_evaluated
-            else {}
-        )
+        rows = {f"direction {'xy'[i]}": f"{d['label']}, norm {d['norm']:.4g}" for i, d in enumerate(self.directions)}
+        if self.n_evaluated:
+            rows |= {f"radius of a rise of {a} nats": f"{self.rise_radius(a):.3g}" for a in (0.1, 1.0)}
         table = pd.Series(rows, dtype=object).to_frame("").to_html(header=False)
         return f"<p>{html.escape(repr(self))}</p>{table}"
 
-    def _directions(self) -> list[dict[str, Any]]:
-        return list(self.metadata.get("directions", []))
-
     def _span(self) -> str:
-        axes = [axis for axis in (self.x, self.y) if axis is not None]
-        return " x ".join(f"[{axis.min():g}, {axis.max():g}]" for axis in axes)
+        return " x ".join(f"[{axis.min():g}, {axis.max():g}]" for axis in self.axes)
 
     def _centre(self) -> tuple[int, ...] | None:
         at = []
-        for axis in (self.x, self.y):
-            if axis is None:
-                continue
+        for axis in self.axes:
             zero = np.flatnonzero(axis == 0)
             if not len(zero):
                 return None

@@ -1,4 +1,4 @@
-"""How is a surface kept on disk? In the HDF5 layout of the loss-landscape project; CSV and VTK for other programs.
+"""Files of surfaces: HDF5 in the layout of the loss-landscape project; CSV and VTK for other programs.
 
 Layout (github tomgoldstein/loss-landscape): `xcoordinates` (nx,), `ycoordinates` (ny,) for a plane, `train_loss`,
 `dir_file`; -1 marks a point that is not known. In `train_loss` x varies fastest: the value at x[i], y[j] is number
@@ -16,12 +16,13 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gdrop_viz.base.files import atomic_path, unwritable
 from gdrop_viz.base.saved import DamagedFile
+from gdrop_viz.landscape.surface_data import SurfaceData
 from gdrop_viz.landscape.surface_seal import (
     POINTS,
     SEAL,
@@ -31,9 +32,6 @@ from gdrop_viz.landscape.surface_seal import (
     point_checksum,
 )
 
-if TYPE_CHECKING:
-    from gdrop_viz.landscape.surface import Surface
-
 UNKNOWN = -1.0
 _LOCK_SECONDS = 30.0
 _REMEDY = "name another file, or compute the surface again"
@@ -41,7 +39,7 @@ _OURS = ("standard_error", "sequence_losses", "evaluated", "metadata", "fingerpr
 _LAYOUT = ("xcoordinates", "ycoordinates", "train_loss", "dir_file")
 
 
-def write(surface: Surface, path: str | os.PathLike[str], *, fingerprint: Mapping[str, Any] | None = None) -> None:
+def write(surface: SurfaceData, path: str | os.PathLike[str], *, fingerprint: Mapping[str, Any] | None = None) -> None:
     """Write `surface` to `path` by its ending: .h5 / .hdf5, .csv or .vts; the old file stays until the new is whole."""
     path = Path(path)
     writers = {".h5": _write_hdf5, ".hdf5": _write_hdf5, ".csv": _write_csv, ".vts": _write_vtk}
@@ -56,11 +54,11 @@ def write(surface: Surface, path: str | os.PathLike[str], *, fingerprint: Mappin
                 file[SEAL] = fixed_checksum(file)
 
 
-def read(path: str | os.PathLike[str]) -> Surface:
-    """Read an HDF5 surface in any of the layouts above; FileNotFoundError or ValueError with the reason."""
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the fields of an HDF5 surface in any of the layouts above; see `Surface.load` for what is raised."""
     with _opened(path, "r") as file:
         try:
-            return _surface(file, path)
+            return _fields(file, path)
         except DamagedFile:
             raise
         except Exception as error:  # what HDF5 and numpy say about a damaged file takes many forms
@@ -68,9 +66,7 @@ def read(path: str | os.PathLike[str]) -> Surface:
             raise DamagedFile(f"expected a readable surface, got {os.fspath(path)!r} ({why}); {_REMEDY}") from None
 
 
-def _surface(file: Any, path: str | os.PathLike[str]) -> Surface:
-    from gdrop_viz.landscape.surface import Surface
-
+def _fields(file: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     _refuse_pointers(file, path)
     missing = [name for name in ("xcoordinates", "train_loss") if name not in file]
     if missing:
@@ -104,24 +100,23 @@ def _surface(file: Any, path: str | os.PathLike[str]) -> Surface:
         metadata["dir_file"] = name.decode() if isinstance(name, bytes) else str(name)
     others = {name: data for name, data in file.items() if name not in _OURS + _LAYOUT}
     others.update(file.get("metrics", {}))
-    extra: dict[str, Any] = {}
-    if "standard_error" in file:
-        extra["standard_error"] = plane(np.where(readable, file["standard_error"][()].ravel(), np.nan))
-    if "sequence_losses" in file:
-        extra["sequence_losses"] = plane(np.where(readable[:, np.newaxis], file["sequence_losses"][()], np.nan))
-    return Surface(
-        x,
-        y,
-        plane(np.where(known, flat, np.nan)),
-        metrics={
+    fields = {
+        "x": x,
+        "y": y,
+        "loss": plane(np.where(known, flat, np.nan)),
+        "metrics": {
             name: plane(np.where(known, data[()].ravel(), np.nan))
             for name, data in others.items()
             if getattr(data, "size", None) == n_points
         },
-        evaluated=plane(known),
-        metadata=metadata,
-        **extra,
-    )
+        "evaluated": plane(known),
+        "metadata": metadata,
+    }
+    if "standard_error" in file:
+        fields["standard_error"] = plane(np.where(readable, file["standard_error"][()].ravel(), np.nan))
+    if "sequence_losses" in file:
+        fields["sequence_losses"] = plane(np.where(readable[:, np.newaxis], file["sequence_losses"][()], np.nan))
+    return fields
 
 
 def _refuse_pointers(group: Any, path: str | os.PathLike[str]) -> None:
@@ -217,7 +212,7 @@ def _opened(path: str | os.PathLike[str], mode: str) -> Any:
             raise DamagedFile(f"expected a readable HDF5 surface, got {os.fspath(path)!r} ({why}); {_REMEDY}") from None
 
 
-def _write_hdf5(surface: Surface, path: Path) -> None:
+def _write_hdf5(surface: SurfaceData, path: Path) -> None:
     import h5py
 
     def flat(values: np.ndarray) -> np.ndarray:
@@ -230,7 +225,7 @@ def _write_hdf5(surface: Surface, path: Path) -> None:
         if surface.y is not None:
             file["ycoordinates"] = surface.y
         file["train_loss"] = flat(np.where(surface.evaluated, surface.loss, UNKNOWN)).reshape(surface.loss.shape)
-        file["dir_file"] = "; ".join(direction["label"] for direction in surface.metadata.get("directions", []))
+        file["dir_file"] = "; ".join(direction["label"] for direction in surface.directions)
         file["standard_error"] = flat(surface.standard_error).reshape(surface.loss.shape)
         file["evaluated"] = flat(surface.evaluated.astype(np.uint8)).reshape(surface.loss.shape)
         if surface.sequence_losses is not None:
@@ -242,11 +237,11 @@ def _write_hdf5(surface: Surface, path: Path) -> None:
         file[POINTS] = all_point_checksums(file, flat(surface.evaluated))
 
 
-def _write_csv(surface: Surface, path: Path) -> None:
+def _write_csv(surface: SurfaceData, path: Path) -> None:
     surface.to_frame().to_csv(path, index=False)
 
 
-def _write_vtk(surface: Surface, path: Path) -> None:
+def _write_vtk(surface: SurfaceData, path: Path) -> None:
     """A structured grid with the loss as height; where it is not finite, the height is the highest finite one."""
     if surface.y is None:
         raise ValueError("expected a 2-D surface for .vts, got a 1-D one; use .csv")
@@ -260,12 +255,12 @@ def _write_vtk(surface: Surface, path: Path) -> None:
     if not finite.any():
         raise ValueError("expected at least one finite point for .vts, got none")
     height = np.where(finite, surface.loss, surface.loss[finite].max())
-    x, y = np.meshgrid(surface.x, surface.y, indexing="ij")
+    x, y = surface.grid[..., 0], surface.grid[..., 1]
     fields = {"loss": surface.loss, "standard_error": surface.standard_error, **surface.metrics}
     fields["evaluated"] = surface.evaluated.astype(np.uint8)
 
-    def sheet(values: np.ndarray) -> np.ndarray:
+    def layer(values: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(values[:, :, np.newaxis])
 
-    data = {name: sheet(values) for name, values in fields.items()}
-    gridToVTK(os.fspath(path.with_suffix("")), sheet(x), sheet(y), sheet(height), pointData=data)
+    data = {name: layer(values) for name, values in fields.items()}
+    gridToVTK(os.fspath(path.with_suffix("")), layer(x), layer(y), layer(height), pointData=data)

@@ -1,4 +1,4 @@
-"""Is a surface's file what was written, to the byte? A checksum of what never changes, and one of each point.
+"""Checksums of a surface's file: one of what never changes, and one of each point.
 
 A surface grows point by point in its file, so one checksum of the whole would have to be rewritten with each point,
 and a kill between the two writings would make the file look damaged. Files of other programs carry no checksums.
@@ -6,13 +6,14 @@ and a kill between the two writings would make the file look damaged. Files of o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-SEAL = "seal"  # sha256 of coordinates, texts and the names and shapes of the arrays
+from gdrop_viz.base.digest import digest
+
+SEAL = "seal"  # digest of coordinates, texts and the names and shapes of the arrays
 POINTS = "point_checksums"  # of each point, in the order of train_loss
 
 # the arrays with one row per point, in the order in which a checksum takes them
@@ -22,12 +23,9 @@ PER_POINT = ("train_loss", "standard_error", "sequence_losses")
 def point_checksum(
     index: int, mean: float, error: float, losses: np.ndarray | None, metrics: Iterable[float], *, known: bool = True
 ) -> int:
-    """64 bits of the sha256 of everything that is known of the point with this number, and whether it is known."""
-    digest = hashlib.sha256(f"{index} {known}".encode())
-    numbers = [mean, error, *metrics]
-    for part in (numbers, () if losses is None else losses):
-        digest.update(np.asarray(part, dtype=np.float64).tobytes())
-    return int.from_bytes(digest.digest()[:8], "little")
+    """64 bits of the digest of everything that is known of the point with this number, and whether it is known."""
+    numbers = np.array([mean, error, *metrics], dtype=np.float64)
+    return int(digest(index, known, numbers, () if losses is None else np.asarray(losses, dtype=np.float64))[:16], 16)
 
 
 def all_point_checksums(file: Mapping[str, Any], known: np.ndarray) -> np.ndarray:
@@ -46,20 +44,18 @@ def all_point_checksums(file: Mapping[str, Any], known: np.ndarray) -> np.ndarra
 
 
 def fixed_checksum(file: Mapping[str, Any]) -> str:
-    """The sha256 of what does not change while a surface grows, of an open HDF5 file."""
-    digest = hashlib.sha256()
-    for name in ("xcoordinates", "ycoordinates"):
-        if name in file:
-            digest.update(np.asarray(file[name][()], dtype=np.float64).tobytes())
-    for name in ("dir_file", "metadata", "fingerprint"):
-        if name in file:
-            digest.update(f"{name} ".encode())
-            digest.update(file[name][()])
+    """The digest of what does not change while a surface grows, of an open HDF5 file."""
     arrays = {name: file[name] for name in (*PER_POINT, "evaluated", POINTS) if name in file}
     arrays.update({f"metrics/{name}": array for name, array in file["metrics"].items()})
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
-    return digest.hexdigest()
+    return digest(
+        {
+            name: np.asarray(file[name][()], dtype=np.float64)
+            for name in ("xcoordinates", "ycoordinates")
+            if name in file
+        },
+        {name: file[name][()] for name in ("dir_file", "metadata", "fingerprint") if name in file},
+        {name: (array.shape, str(array.dtype)) for name, array in arrays.items()},
+    )
 
 
 def checked_points(file: Mapping[str, Any], marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What is the shape of a surface? Quadratic fit at the centre, radial mean, radius of a given rise, plateau."""
+"""Shape of a surface: quadratic fit at the centre, radial mean, radius of a given rise, plateau."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gdrop_viz.base.checks import number
+from gdrop_viz.landscape.surface_data import SurfaceData
+
 if TYPE_CHECKING:
     import pandas as pd
-
-    from gdrop_viz.landscape.surface import Surface
 
 _GOOD_FIT = 0.05
 
@@ -66,16 +67,20 @@ class Plateau(NamedTuple):
     ln_vocabulary: float
 
 
-def fitted_curvature(surface: Surface, radius: float | None = None) -> Curvature:
+def fitted_curvature(surface: SurfaceData, radius: float | None = None) -> Curvature:
     """Fit a quadratic by least squares to the finite points within `radius` of the centre (in coordinates).
 
     Without a radius: the largest at which the fit is still good (`fit_error` at most 0.05), or else the smallest
-    with enough points for a fit. Raises ValueError if there are too few points.
+    with enough points for a fit.
 
-    >>> from gdrop_viz.landscape import Surface
+    Raises
+    ------
+    ValueError
+        If there are too few points.
+
     >>> x = np.linspace(-1, 1, 5)
-    >>> surface = Surface(x, x, 3 + 0.5 * (4 * x[:, None] ** 2 + x[None] ** 2))
-    >>> surface.curvature().eigenvalues.round(6)
+    >>> surface = SurfaceData(x, x, 3 + 0.5 * (4 * x[:, None] ** 2 + x[None] ** 2))
+    >>> fitted_curvature(surface).eigenvalues.round(6)
     array([4., 1.])
     """
     coordinates, losses, sequences = _known_points(surface)
@@ -87,7 +92,7 @@ def fitted_curvature(surface: Surface, radius: float | None = None) -> Curvature
         # a little more than each ring's radius, so that rounding leaves none of its points out
         rings = np.unique(distance.round(9)) * (1 + 1e-6) + 1e-9
         radii = [float(r) for r in rings if (distance <= r).sum() > n_terms] or [float("inf")]
-    best: Curvature | None = None
+    fits: list[Curvature] = []
     for candidate in radii:
         inside = distance <= candidate
         if inside.sum() < n_terms:
@@ -97,13 +102,11 @@ def fitted_curvature(surface: Surface, radius: float | None = None) -> Curvature
             )
         each = None if sequences is None else sequences[inside]
         reach = float(distance[inside].max()) if radius is None else candidate
-        fit = _fitted(surface, coordinates[inside], losses[inside], each, reach)
-        if best is None or fit.fit_error <= _GOOD_FIT:
-            best = fit
-    return best
+        fits.append(_fitted(surface, coordinates[inside], losses[inside], each, reach))
+    return next((fit for fit in reversed(fits) if fit.fit_error <= _GOOD_FIT), fits[0])
 
 
-def radial_profile(surface: Surface) -> pd.DataFrame:
+def radial_profile(surface: SurfaceData) -> pd.DataFrame:
     """Return the loss over the distance from the centre, out to the nearest edge of the grid.
 
     Rows are rings one grid step wide. Columns: radius (mean of the ring's points, in multiples of the directions),
@@ -112,11 +115,9 @@ def radial_profile(surface: Surface) -> pd.DataFrame:
     """
     import pandas as pd
 
-    axes = [axis for axis in (surface.x, surface.y) if axis is not None]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    distance = np.sqrt((grid**2).sum(axis=-1))
-    step = max(float(np.diff(axis).max()) for axis in axes)
-    edge = min(float(max(abs(axis.min()), abs(axis.max()))) for axis in axes)
+    distance = np.sqrt((surface.grid**2).sum(axis=-1))
+    step = max(float(np.diff(axis).max()) for axis in surface.axes)
+    edge = min(float(max(abs(axis.min()), abs(axis.max()))) for axis in surface.axes)
     ring = np.floor(distance / step + 0.5).astype(int)
     rows = []
     for index in np.unique(ring[distance <= edge * (1 + 1e-9)]):
@@ -131,13 +132,12 @@ def radial_profile(surface: Surface) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def rise_radius(surface: Surface, amount: float) -> float:
+def rise_radius(surface: SurfaceData, amount: float) -> float:
     """Return the radius at which the radial mean first lies `amount` nats above the centre (linear in between).
 
     The centre is the exact one, or the innermost ring on a grid without it. NaN if the surface never rises so far.
     """
-    if not amount > 0:
-        raise ValueError(f"expected a rise above 0 nats, got {amount!r}")
+    number(amount, "the rise", above=0)
     profile = radial_profile(surface)
     if profile.empty:
         return float("nan")
@@ -151,16 +151,15 @@ def rise_radius(surface: Surface, amount: float) -> float:
     return float(np.interp(amount, [rise[inner], rise[outer]], [radius[inner], radius[outer]]))
 
 
-def plateau(surface: Surface, vocabulary: int | None = None) -> Plateau:
+def plateau(surface: SurfaceData, vocabulary: int | None = None) -> Plateau:
     """Return the mean loss of the outer ring (beyond 0.9 of the half-width) and ln|V|, the loss of a uniform guess.
 
     |V| is the surface's own if its loss is that of predicted tokens; for a classifier give its number of classes.
     """
-    axes = [axis for axis in (surface.x, surface.y) if axis is not None]
-    grid = np.meshgrid(*axes, indexing="ij")
-    outermost = np.max([np.abs(g) / np.abs(axis).max() for g, axis in zip(grid, axes, strict=True)], axis=0)
+    widths = np.array([np.abs(axis).max() for axis in surface.axes])
+    outermost = (np.abs(surface.grid) / widths).max(axis=-1)
     values = surface.loss[(outermost >= 0.9) & np.isfinite(surface.loss)]
-    if vocabulary is None and surface.metadata.get("unit", "nats per predicted token") == "nats per predicted token":
+    if vocabulary is None and surface.unit == "nats per predicted token":
         vocabulary = surface.metadata.get("vocabulary")
     uniform = math.log(vocabulary) if vocabulary else float("nan")
     if not len(values):
@@ -168,11 +167,10 @@ def plateau(surface: Surface, vocabulary: int | None = None) -> Plateau:
     return Plateau(float(values.mean()), float(values.std()), uniform)
 
 
-def _known_points(surface: Surface) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    axes = [axis for axis in (surface.x, surface.y) if axis is not None]
+def _known_points(surface: SurfaceData) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     known = surface.evaluated & np.isfinite(surface.loss)
-    coordinates = np.stack([g[known] for g in np.meshgrid(*axes, indexing="ij")], axis=1)
-    return coordinates, surface.loss[known], None if surface.sequence_losses is None else surface.sequence_losses[known]
+    sequences = None if surface.sequence_losses is None else surface.sequence_losses[known]
+    return surface.grid[known], surface.loss[known], sequences
 
 
 def _design(points: np.ndarray) -> np.ndarray:
@@ -192,7 +190,7 @@ def _hessians(coefficients: np.ndarray, n: int) -> np.ndarray:
 
 
 def _fitted(
-    surface: Surface, points: np.ndarray, losses: np.ndarray, sequences: np.ndarray | None, radius: float
+    surface: SurfaceData, points: np.ndarray, losses: np.ndarray, sequences: np.ndarray | None, radius: float
 ) -> Curvature:
     n = points.shape[1]
     design = _design(points)

@@ -1,4 +1,4 @@
-"""How is a surface computed? Point by point, coarse to fine, each kept at once, here or by an executor's workers."""
+"""Loss surfaces, computed point by point, coarse to fine, each kept at once, here or by an executor's workers."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import logging
 import numbers
 import os
 import threading
-import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
+from gdrop_viz.base.digest import digest
 from gdrop_viz.base.files import exclusive
 from gdrop_viz.base.interrupts import interruptible
-from gdrop_viz.base.parallel import held_by_workers, n_workers
+from gdrop_viz.base.locks import model_lock
+from gdrop_viz.base.parallel import Job, check_executor, packed, results
 from gdrop_viz.base.progress import progress_bar
 from gdrop_viz.landscape.evaluation import (
     Batch,
@@ -30,22 +30,21 @@ from gdrop_viz.landscape.evaluation import (
     PointValue,
     Stopped,
     checked,
-    evaluate_in_worker,
     evaluating,
-    packed,
+    evaluating_in_worker,
 )
 from gdrop_viz.landscape.extent import proposed_extent
-from gdrop_viz.landscape.fingerprint import tensors_checksum, text_checksum
+from gdrop_viz.landscape.fingerprint import fingerprint, of_directions
 from gdrop_viz.landscape.grid import coarse_to_fine, coordinates
 from gdrop_viz.landscape.growing import GrowingSurface
 from gdrop_viz.landscape.surface import Surface, surface_path
-from gdrop_viz.models.digest import model_digest
 from gdrop_viz.models.losses import Loss, loss_unit
 from gdrop_viz.perturbation.directions import Direction
 
 logger = logging.getLogger(__name__)
 
-Job = tuple[str, tuple[int, ...], tuple[float, ...]]  # plane, index, coefficients
+Extent = float | Sequence[float | tuple[float, float]] | None
+Found = Generator[tuple[Any, PointValue], None, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +68,13 @@ def loss_surface(
     model: nn.Module,
     batches: Sequence[Batch],
     directions: Direction | Sequence[Direction],
-    extent: float | Sequence[float | tuple[float, float]] | None = 1.0,
+    extent: Extent = 1.0,
     points: int | Sequence[int] = 21,
     *,
     path: str | os.PathLike[str] | None = None,
     metrics: Mapping[str, Metric] | None = None,
     loss: Loss | None = None,
+    version: str | None = None,
     label: str | None = None,
     progress: bool = True,
     executor: Executor | None = None,
@@ -98,12 +98,20 @@ def loss_surface(
     points
         Points per axis, or one number per axis. An odd number puts one point exactly at θ.
     path
-        HDF5 file; each point is in it as soon as it is known. If the file exists and belongs to the same model,
-        text, directions and grid, only the missing points are computed.
+        HDF5 file; each point is in it as soon as it is known. If the file exists and belongs to the same model
+        (weights, configuration and code), text, directions, grid, metrics and loss, only the missing points are
+        computed.
     metrics
         Name -> callable(model, batches) -> float, called at each point with the moved model.
     loss
         As for `sequence_losses`, for models of other kinds.
+    version
+        With `path`, for metrics or a loss whose code and data cannot be read (they hold an open file, say): a text
+        that you change whenever they change, so that a file goes on with the same ones only.
+    label
+        What the surface shows, in words; by default what its directions move.
+    progress
+        Whether to show a bar.
     executor
         A `concurrent.futures.Executor` (process pool, dask's `Client.get_executor()`, mpi4py's): each worker gets
         the model once. Results are identical; the workers use as many torch threads as the caller has set. On a Dask
@@ -116,10 +124,15 @@ def loss_surface(
     The points come from coarse to fine. The weights are moved in place and are the same bits afterwards, also after
     an exception or an interrupt. A point with a loss that is not finite is recorded as it is, except at θ.
 
-    Raises ValueError or TypeError before any work for bad arguments, weights that are not finite, or a file that
-    belongs to another computation; ValueError if a loss at θ is not finite; RuntimeError if another run is writing
-    the file.
+    Raises
+    ------
+    ValueError, TypeError
+        Before any work for bad arguments, weights that are not finite, or a file that belongs to another computation;
+        later for a loss at θ that is not finite.
+    RuntimeError
+        If another run is writing the file, or a worker of the executor dies.
 
+    >>> import torch
     >>> from gdrop_viz.perturbation import random_direction
     >>> model = nn.Linear(2, 1)
     >>> square = lambda outputs, batch: outputs[:, 0] ** 2
@@ -130,30 +143,38 @@ def loss_surface(
     """
     directions = [directions] if isinstance(directions, Direction) else list(directions)
     label = label if label is not None else _label(directions)
-    surfaces = _computed(
-        model, batches, {label: directions}, extent, points, {label: None if path is None else Path(path)},
-        metrics=metrics, loss=loss, progress=progress, executor=executor, on_point=on_point, stop=stop,
+    sweep = _Sweep(
+        model, batches, {label: directions}, extent, points, metrics=metrics, loss=loss, version=version,
+        progress=progress, executor=executor, on_point=on_point, stop=stop,
     )  # fmt: skip
-    return surfaces[label]
+    return sweep.computed({} if path is None else {label: Path(path)})[label]
 
 
 def loss_surfaces(
     model: nn.Module,
     batches: Sequence[Batch],
     planes: Mapping[str, Direction | Sequence[Direction]],
-    extent: float | Sequence[float | tuple[float, float]] | None = 1.0,
+    extent: Extent = 1.0,
     points: int | Sequence[int] = 21,
     *,
     folder: str | os.PathLike[str] | None = None,
-    **settings: Any,
+    metrics: Mapping[str, Metric] | None = None,
+    loss: Loss | None = None,
+    version: str | None = None,
+    progress: bool = True,
+    executor: Executor | None = None,
+    on_point: Callable[[SurfacePoint], Any] | None = None,
+    stop: threading.Event | None = None,
 ) -> dict[str, Surface]:
     """Evaluate several surfaces of one model in one go, on the same grid and text: name -> `Surface`.
 
     `planes` is name -> one or two directions. The surfaces grow side by side (`on_point` says which one in `label`);
-    with `folder=` each is kept in its own HDF5 file there. `settings` are those of `loss_surface`: metrics, loss,
-    progress, executor, on_point, stop. With extent=None all share the widest of the proposed ones.
+    with `folder=` each is kept in its own HDF5 file there. All other parameters are those of `loss_surface`. With
+    extent=None all share the widest of the proposed ones. Raises what `loss_surface` raises, and ValueError for names
+    that would share one file.
 
-    >>> from gdrop_viz.perturbation import random_direction, random_k
+    >>> import torch
+    >>> from gdrop_viz.perturbation import random_direction
     >>> model = nn.Linear(2, 2)
     >>> square = lambda outputs, batch: outputs[:, 0] ** 2
     >>> planes = {f"seed {seed}": random_direction(model, seed=seed) for seed in (0, 1)}
@@ -161,167 +182,141 @@ def loss_surfaces(
     >>> list(surfaces)
     ['seed 0', 'seed 1']
     """
-    planes = {name: [d] if isinstance(d, Direction) else list(d) for name, d in planes.items()}
-    paths = {name: None if folder is None else surface_path(folder, name) for name in planes}
-    if len(set(filter(None, paths.values()))) < len(paths) and folder is not None:
+    lists = {name: [d] if isinstance(d, Direction) else list(d) for name, d in planes.items()}
+    paths = {} if folder is None else {name: surface_path(folder, name) for name in planes}
+    if len(set(paths.values())) < len(paths):
         raise ValueError("expected names that differ in more than punctuation, got two that would share one file")
-    return _computed(model, batches, planes, extent, points, paths, **settings)
+    sweep = _Sweep(
+        model, batches, lists, extent, points, metrics=metrics, loss=loss, version=version,
+        progress=progress, executor=executor, on_point=on_point, stop=stop,
+    )  # fmt: skip
+    return sweep.computed(paths)
 
 
-def _computed(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    planes: dict[str, list[Direction]],
-    extent: Any,
-    points: Any,
-    paths: Mapping[str, Path | None],
-    *,
-    metrics: Mapping[str, Metric] | None = None,
-    loss: Loss | None = None,
-    progress: bool = True,
-    executor: Executor | None = None,
-    on_point: Callable[[SurfacePoint], Any] | None = None,
-    stop: threading.Event | None = None,
-) -> dict[str, Surface]:
-    metrics = dict(metrics or {})
-    batches_kept = checked(model, batches, planes, metrics)
-    if executor is not None and not isinstance(executor, Executor) and not hasattr(executor, "submit"):
-        raise TypeError(f"expected a concurrent.futures.Executor, got {type(executor).__name__}")
-    n_axes = len(next(iter(planes.values())))
-    if extent is None:
-        extent = max(proposed_extent(model, batches_kept, directions, loss=loss) for directions in planes.values())
-    axes = _axes(extent, points, n_axes)
-    n_sequences = sum(len(next(iter(batch.values()))) for batch in batches_kept)
-    text = text_checksum(batches, batches_kept)
-    with ExitStack() as held:
-        for path in filter(None, paths.values()):
-            held.enter_context(exclusive(path))
-        return _filled(
-            model, batches_kept, planes, axes, paths, text, n_sequences,
-            metrics=metrics, loss=loss, progress=progress, executor=executor, on_point=on_point, stop=stop,
-        )  # fmt: skip
+class _Sweep:
+    """Surfaces of one model on one grid and text, that grow side by side."""
 
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        planes: Mapping[str, list[Direction]],
+        extent: Extent,
+        points: int | Sequence[int],
+        *,
+        metrics: Mapping[str, Metric] | None,
+        loss: Loss | None,
+        version: str | None,
+        progress: bool,
+        executor: Executor | None,
+        on_point: Callable[[SurfacePoint], Any] | None,
+        stop: threading.Event | None,
+    ) -> None:
+        self.model, self.planes, self.loss, self.version = model, planes, loss, version
+        self.progress, self.executor, self.on_point, self.stop = progress, executor, on_point, stop
+        self.metrics = dict(metrics or {})
+        self.batches = checked(model, batches, planes, self.metrics)
+        if executor is not None:
+            check_executor(executor)
+        if extent is None:
+            extent = max(proposed_extent(model, self.batches, directions, loss=loss) for directions in planes.values())
+        self.axes = _axes(extent, points, len(next(iter(planes.values()))))
+        self.n_sequences = sum(len(next(iter(batch.values()))) for batch in self.batches)
+        self.surfaces = {
+            label: GrowingSurface(self.axes, self.n_sequences, list(self.metrics), self._metadata(label, batches))
+            for label in planes
+        }
 
-def _filled(
-    model: nn.Module,
-    batches_kept: list[Batch],
-    planes: dict[str, list[Direction]],
-    axes: list[np.ndarray],
-    paths: Mapping[str, Path | None],
-    text: str,
-    n_sequences: int,
-    *,
-    metrics: dict[str, Metric],
-    loss: Loss | None,
-    progress: bool,
-    executor: Executor | None,
-    on_point: Callable[[SurfacePoint], Any] | None,
-    stop: threading.Event | None,
-) -> dict[str, Surface]:
-    """The surfaces on the grid `axes`, whatever their files hold already taken as it is."""
-    x, y = axes[0], axes[1] if len(axes) == 2 else None
-    growing: dict[str, GrowingSurface] = {}
-    weights = model_digest(model) if any(paths.values()) else None
-    for label, directions in planes.items():
-        metadata = _metadata(model, label, directions, n_sequences, text)
-        metadata["unit"] = loss_unit(batches_kept[0], loss=loss)
-        growing[label] = GrowingSurface(x, y, n_sequences, list(metrics), metadata)
-        if (path := paths[label]) is not None:
-            fingerprint = {
-                "model": weights,
-                "text": text,
-                "directions": [tensors_checksum(direction.vectors) for direction in directions],
-                "grid": [axis.tolist() for axis in axes],
-                "metrics": sorted(metrics),
-                "loss": None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__),
-            }
-            growing[label].attach(path, fingerprint)
-    order = coarse_to_fine([len(axis) for axis in axes])
-    jobs = [
-        (label, index, tuple(float(axis[i]) for axis, i in zip(axes, index, strict=True)))
-        for index in order
-        for label in planes
-        if not growing[label].evaluated[index]
-    ]
-    logger.info("%d points to evaluate on %d surfaces", len(jobs), len(planes))
-    arguments = (model, batches_kept, planes, loss, metrics)
-    total = len(order) * len(planes)
-    done = total - len(jobs)
-    with ExitStack() as stack:
-        stopping = stack.enter_context(interruptible(stop))
-        for surface in growing.values():
-            stack.callback(surface.close)
-        source = (
-            _here(arguments, jobs, stopping) if executor is None else _by_workers(executor, arguments, jobs, stopping)
-        )
-        stack.callback(source.close)  # at once, not when the generator is collected: this restores the weights
-        bar = stack.enter_context(
-            progress_bar(total=total, initial=done, description="Loss surface", unit="point", show=progress)
-        )
-        for (label, index, coefficients), value in source:
-            growing[label].put(index, value)
-            done += 1
-            bar.update()
-            if on_point is not None:
-                here = growing[label]
-                found = (float(here.loss[index]), float(here.error[index]))
-                on_point(SurfacePoint(label, index, coefficients, *found, done, total, here.surface))
-    if done < total and not (stop is not None and stop.is_set()):
-        warnings.warn(f"interrupted: {done} of {total} points are known, the others are NaN", stacklevel=3)
-    return {label: surface.surface() for label, surface in growing.items()}
+    def computed(self, paths: Mapping[str, Path]) -> dict[str, Surface]:
+        """The surfaces, with the points that their files at `paths` (label -> file) have already."""
+        with ExitStack() as stack:
+            for path in paths.values():
+                stack.enter_context(exclusive(path))
+            if paths:
+                with model_lock(self.model):
+                    common = fingerprint(self.model, self.batches, self.axes, self.metrics, self.loss, self.version)
+                for label, path in paths.items():
+                    self.surfaces[label].attach(path, {**common, "directions": of_directions(self.planes[label])})
+                    stack.callback(self.surfaces[label].close)
+            done, total = self._fill()
+        if done < total and not (self.stop is not None and self.stop.is_set()):
+            warnings.warn(f"interrupted: {done} of {total} points are known, the others are NaN", stacklevel=3)
+        return {label: surface.surface() for label, surface in self.surfaces.items()}
 
+    def _fill(self) -> tuple[int, int]:
+        """Compute what is missing; return how many points are known, and how many there are."""
+        jobs = self._jobs()
+        total = sum(surface.evaluated.size for surface in self.surfaces.values())
+        done = total - len(jobs)
+        logger.info("%d points to evaluate on %d surfaces", len(jobs), len(self.planes))
+        with ExitStack() as stack:
+            stopping = stack.enter_context(interruptible(self.stop))
+            found = self._found(jobs, stopping)
+            stack.callback(found.close)  # at once, not when the generator is collected: this restores the weights
+            bar = stack.enter_context(
+                progress_bar(total=total, initial=done, description="Loss surface", unit="point", show=self.progress)
+            )
+            for (label, index, coefficients), value in found:
+                surface = self.surfaces[label]
+                surface.put(index, value)
+                done += 1
+                bar.update()
+                if self.on_point is not None:
+                    loss, error = float(surface.loss[index]), float(surface.error[index])
+                    self.on_point(SurfacePoint(label, index, coefficients, loss, error, done, total, surface.surface))
+        return done, total
 
-def _here(arguments: Any, jobs: Sequence[Job], stopping: Callable[[], bool]) -> Iterator[tuple[Job, PointValue]]:
-    if not jobs:
-        return
-    with evaluating(*arguments) as evaluate:
-        for job in jobs:
-            try:
-                value = evaluate(job[0], job[2], stopping)
-            except Stopped:
-                return
-            yield job, value
+    def _jobs(self) -> list[Job]:
+        """The points that are not known, in the order in which a picture sharpens; of all surfaces in turn."""
+        jobs = []
+        for index in coarse_to_fine([len(axis) for axis in self.axes]):
+            coefficients = tuple(float(axis[i]) for axis, i in zip(self.axes, index, strict=True))
+            for label, surface in self.surfaces.items():
+                if not surface.evaluated[index]:
+                    key = (label, index, coefficients)
+                    jobs.append(Job(key, f"point {coefficients} of {label!r}", (label, coefficients)))
+        return jobs
 
+    def _found(self, jobs: list[Job], stopping: Callable[[], bool]) -> Found:
+        arguments = (self.model, self.batches, self.planes, self.loss, self.metrics)
+        if not jobs:
+            return
+        if self.executor is not None:
+            with model_lock(self.model):
+                payload = packed((evaluating_in_worker, arguments), "a model, batches, loss and metrics")
+            yield from results(self.executor, payload, jobs, stopping=stopping)
+            return
+        waiting = deque(jobs)
+        while waiting:
+            with evaluating(*arguments) as evaluate:
+                while waiting:
+                    job = waiting.popleft()
+                    label, coefficients = job.arguments
+                    try:
+                        value = evaluate(label, coefficients, stopping)
+                    except Stopped:
+                        return
+                    yield job.key, value
+                    if evaluate.waited_for:
+                        break  # the model is itself again while another thread has it
 
-def _by_workers(
-    executor: Executor, arguments: Any, jobs: Sequence[Job], stopping: Callable[[], bool]
-) -> Iterator[tuple[Job, PointValue]]:
-    if not jobs:
-        return
-    payload, token, threads = packed(*arguments), uuid.uuid4().hex, torch.get_num_threads()
-    held = held_by_workers(executor, payload)
-    waiting = iter(jobs)
-    running: dict[Future[PointValue | None], Job] = {}
-
-    def submit(job: Job, data: bytes | None) -> None:
-        running[executor.submit(evaluate_in_worker, token, data, job[0], job[2], threads)] = job
-
-    # few at a time: a worker asks for the model by answering None, and only such a point is sent with it
-    try:
-        for job in [next(waiting, None) for _ in range(n_workers(executor) + 1)]:
-            if job is not None:
-                submit(job, held)
-        while running:
-            finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            if stopping():
-                return
-            for future in finished:
-                job = running.pop(future)
-                value = future.result()
-                if value is None:
-                    submit(job, payload)
-                    continue
-                if (following := next(waiting, None)) is not None:
-                    submit(following, held)
-                yield job, value
-    except (BrokenProcessPool, CancelledError) as error:
-        raise RuntimeError(
-            f"expected the executor's workers to live until the last point, got {type(error).__name__}; the points "
-            'done are kept. A script that starts processes needs `if __name__ == "__main__":` around its main part'
-        ) from error
-    finally:
-        for future in running:
-            future.cancel()
+    def _metadata(self, label: str, batches: Sequence[Batch]) -> dict[str, Any]:
+        config = getattr(self.model, "config", None)
+        directions = self.planes[label]
+        kept = ("label", "norm", "seed", "normalize", "selection", "n_elements")
+        name = getattr(config, "name_or_path", "") or type(self.model).__name__
+        text = getattr(batches, "checksum", None)
+        return {
+            "label": label,
+            # a path says nothing elsewhere
+            "model": os.path.basename(os.path.normpath(name)) if os.path.isdir(name) else name,
+            "vocabulary": getattr(config, "vocab_size", None),
+            "directions": [{each: getattr(direction, each) for each in kept} for direction in directions],
+            "inner_products": [[a.dot(b) for b in directions] for a in directions],
+            "n_sequences": self.n_sequences,
+            "text": text if isinstance(text, str) else digest(self.batches),
+            "unit": loss_unit(self.batches[0], loss=self.loss),
+        }
 
 
 def _label(directions: Sequence[Any]) -> str:
@@ -330,31 +325,11 @@ def _label(directions: Sequence[Any]) -> str:
 
 
 def _axes(extent: Any, points: Any, n_axes: int) -> list[np.ndarray]:
-    extents = [extent] * n_axes if isinstance(extent, numbers.Real) else list(extent)
-    counts = [points] * n_axes if isinstance(points, numbers.Integral) else list(points)
+    extents: list[Any] = [extent] * n_axes if isinstance(extent, numbers.Real) else list(extent)
+    counts: list[Any] = [points] * n_axes if isinstance(points, numbers.Integral) else list(points)
     if len(extents) != n_axes or len(counts) != n_axes:
         raise ValueError(
             f"expected extent and points as one number, or one entry for each of {n_axes} directions, "
             f"got {extent!r} and {points!r}"
         )
     return [coordinates(one, count) for one, count in zip(extents, counts, strict=True)]
-
-
-def _metadata(
-    model: nn.Module, label: str, directions: Sequence[Direction], n_sequences: int, text: str
-) -> dict[str, Any]:
-    config = getattr(model, "config", None)
-    kept = ("label", "norm", "seed", "normalize", "selection", "n_elements")
-    facts = [{name: getattr(direction, name) for name in kept} for direction in directions]
-    name = getattr(config, "name_or_path", "") or type(model).__name__
-    return {
-        "label": label,
-        "model": os.path.basename(os.path.normpath(name))
-        if os.path.isdir(name)
-        else name,  # a path says nothing elsewhere
-        "vocabulary": getattr(config, "vocab_size", None),
-        "directions": facts,
-        "inner_products": [[a.dot(b) for b in directions] for a in directions],
-        "n_sequences": n_sequences,
-        "text": text,
-    }

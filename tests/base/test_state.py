@@ -12,13 +12,12 @@ import torch
 from torch import nn
 
 import gdrop_viz as gv
-from gdrop_viz.base.state import preserved_rng, preserved_switches
+from gdrop_viz.base.parallel import _in_worker, _PayloadWanted, packed
+from gdrop_viz.base.state import limited_threads, preserved_rng, preserved_switches
 from gdrop_viz.curvature import Hessian
 from gdrop_viz.curvature.hessian import twice_differentiable
-from gdrop_viz.finetuning.spread import limited_threads
-from gdrop_viz.landscape.evaluation import evaluate_in_worker, packed
 from tests.finetuning.conftest import animal_rows
-from tests.torture.state import differences, snapshot
+from tests.unchanged import differences, snapshot
 
 ENDS = [None, RuntimeError, KeyboardInterrupt]
 QUICK = {"seeds": [0], "epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "progress": False}
@@ -104,28 +103,23 @@ def test_threads_of_a_comparison(threads, tiny_lm, task):
     assert torch.get_num_threads() == threads
 
 
-def test_threads_of_a_worker(threads, tiny_bert, tiny_batches):
-    plane = {"a": [gv.random_direction(tiny_bert)]}
-    seen = []
+def _seen_threads(count: int) -> int:
+    if count < 0:
+        raise RuntimeError("as asked")
+    return torch.get_num_threads()
 
-    def metric(model: nn.Module, batches: object) -> float:
-        seen.append(torch.get_num_threads())
-        if len(seen) == 2:
-            raise RuntimeError("as asked")
-        return 0.0
 
-    metric.__module__, metric.__qualname__ = __name__, "metric"
-    globals()["metric"] = metric  # packed by its name
-    try:
-        payload = packed(tiny_bert, list(tiny_batches), plane, None, {"m": metric})
-        assert evaluate_in_worker("t", None, "a", (0.5,), threads + 1) is None  # it has no model yet
-        evaluate_in_worker("t", payload, "a", (0.5,), threads + 1)
-        assert torch.get_num_threads() == threads
-        with pytest.raises(RuntimeError, match="as asked"):
-            evaluate_in_worker("t", None, "a", (1.0,), threads + 1)
-    finally:
-        del globals()["metric"]
-    assert seen == [threads + 1, threads + 1]
+def _seeing() -> object:
+    return _seen_threads
+
+
+def test_threads_of_a_worker(threads):
+    payload = packed((_seeing, ()), "a function")
+    assert isinstance(_in_worker("t", None, (1,), threads + 1), _PayloadWanted)  # it has not got the function yet
+    assert _in_worker("t", payload, (1,), threads + 1) == threads + 1
+    assert torch.get_num_threads() == threads
+    with pytest.raises(RuntimeError, match="as asked"):
+        _in_worker("t", None, (-1,), threads + 1)
     assert torch.get_num_threads() == threads
 
 

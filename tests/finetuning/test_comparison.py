@@ -268,6 +268,6 @@ class TestErrorsComeBeforeWork:
             def __call__(self, model):
                 pass
 
-        with pytest.raises(TypeError, match="arm 'opaque': expected an arm that can be told apart"):
+        with pytest.raises(TypeError, match="arm 'opaque': expected an arm whose content can be read"):
             compare(tiny_lm, toy_task, {"opaque": Opaque()}, **QUICK)
         assert trained == []

@@ -10,6 +10,7 @@ import scipy.stats
 from gdrop_viz.finetuning import Comparison
 from gdrop_viz.finetuning.power import seeds_needed
 from gdrop_viz.finetuning.run_table import COLUMNS
+from gdrop_viz.finetuning.statistics import equivalence_p, holm
 from gdrop_viz.finetuning.store import RunStore
 
 
@@ -42,7 +43,7 @@ def result(scores):
 
 def test_summary_against_scipy(result, scores):
     table = result.summary()
-    assert list(table.columns) == ["arm", "fraction", "mean", "low", "high", "std", "n"]
+    assert list(table.columns) == ["arm", "fraction", "mean", "low", "high", "std", "n", "diverged"]
     assert len(table) == 6
     for row in table.itertuples():
         values = scores[row.arm, row.fraction]
@@ -75,6 +76,21 @@ def test_only_seeds_that_both_arms_ran_are_paired():
     assert differences["seed"].tolist() == [1, 2]
     np.testing.assert_allclose(differences["value"], [0.7 - 0.6, 0.9 - 0.5])
     assert both.paired("a", "b")["n"].tolist() == [2]
+
+
+def test_a_diverged_seed_is_counted_and_ranked():
+    a = [0.80, 0.82, 0.81, math.nan, 0.84, 0.83, 0.85]
+    b = [0.78, 0.79, 0.80, 0.79, math.nan, 0.80, 0.81]
+    result = made_up({("a", 1.0): a, ("b", 1.0): b})
+    row = result.paired("a", "b").iloc[0]
+    assert (row["n"], row["diverged_a"], row["diverged_b"]) == (5, 1, 1)
+    assert row["mean"] == pytest.approx(np.mean([0.02, 0.03, 0.01, 0.03, 0.04]))
+    ranks = result.paired_ranks("a", "b").iloc[0]
+    assert (ranks["better"], ranks["worse"], ranks["n"]) == (6, 1, 7)
+    summary = result.summary().set_index("arm")
+    assert summary.loc["a", ["n", "diverged"]].tolist() == [6, 1]
+    assert summary.loc["a", "mean"] == pytest.approx(np.nanmean(a))
+    assert "diverged" in result._repr_html_()
 
 
 def test_a_change_with_the_data_against_scipy(result, scores):
@@ -126,7 +142,7 @@ def test_seeds_needed(result, scores):
     assert len(table) == 3 * 2
     row = result.seeds_needed(0.01, "guided", "standard").set_index("fraction").loc[0.25]
     std = np.std(scores["guided", 0.25] - scores["standard", 0.25], ddof=1)
-    assert row["seeds_needed"] == seeds_needed(0.01, std)
+    assert row["seeds_needed"] == seeds_needed(0.01, std, n_tests=2, std_from=7), "as the verdict corrects"
     assert len(result.seeds_needed(0.01, "guided")) == 2 * 2
 
 
@@ -144,6 +160,22 @@ class TestVerdict:
         result = made_up({("a", 1.0): 0.5 + noise, ("b", 1.0): 0.6 - noise}, metric="loss")
         # "loss" of the train split has the same name; only validation counts
         assert "a is better than b: -0.10 of loss" in result.verdict("a", "b")
+
+    def test_equivalence_is_corrected_for_the_fractions(self):
+        rng = np.random.default_rng(1)
+        base = {fraction: rng.normal(0.8, 0.02, 10) for fraction in (1.0, 0.5)}
+        close = {fraction: values + rng.normal(0, 0.004, 10) for fraction, values in base.items()}
+        result = made_up({("a", f): close[f] for f in base} | {("b", f): base[f] for f in base})
+        lines = result.verdict("a", "b").splitlines()
+        p = [equivalence_p(d.mean(), d.std(ddof=1), 10, 0.01) for d in (close[f] - base[f] for f in (1.0, 0.5))]
+        for line, corrected in zip(lines, holm(p), strict=True):
+            assert f"a difference larger than 1 point is excluded (two one-sided tests, p = {corrected:.2g})" in line
+        assert "whether it is larger than 0.01 points is undecided" in result.verdict("a", "b", margin=1e-4)
+
+    def test_of_a_loss_no_margin_is_assumed(self):
+        result = made_up({("a", 1.0): [0.5, 0.6, 0.4], ("b", 1.0): [0.5, 0.5, 0.5]}, metric="loss")
+        assert "larger than" not in result.verdict("a", "b")
+        assert "whether it is larger than 0.05 of loss is undecided" in result.verdict("a", "b", margin=0.05)
 
     def test_one_seed(self):
         result = made_up({("a", 1.0): [0.8], ("b", 1.0): [0.7]})
@@ -165,7 +197,7 @@ class TestSaveAndLoad:
         result = made_up({("a", 1.0): [0.8, math.nan], ("b", 1.0): [0.7, 0.6]})
         loaded = Comparison.load(result.save(tmp_path / "comparison.json"))
         assert loaded.scores()["value"].isna().sum() == 1
-        assert "no finite value" in loaded.verdict("a", "b")
+        assert "left out: 1 run of a without a finite value" in loaded.verdict("a", "b")
 
     def test_errors(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="does not exist"):

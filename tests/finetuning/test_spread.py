@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import threading
 import time
 from collections import Counter
@@ -9,10 +10,9 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 import pytest
 import torch
 
+from gdrop_viz.base.parallel import packed
 from gdrop_viz.dropout import uniform_dropout
 from gdrop_viz.finetuning import GaussianArm, compare
-from gdrop_viz.finetuning.spread import _packed, _unpacked
-from gdrop_viz.finetuning.train import my_turn
 from gdrop_viz.models.pretrained import Pretrained
 from tests.conftest import word_tokenizer
 from tests.zoo import build
@@ -39,24 +39,13 @@ def test_processes_give_the_numbers_of_this_process(tiny_lm, toy_task, tmp_path)
     assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_unpacking_a_model_leaves_the_generators_alone(tiny_lm, monkeypatch):
-    monkeypatch.setattr("gdrop_viz.finetuning.spread._UNPACKED", {})
-    parcel = _packed(tiny_lm)
+def test_unpacking_a_model_leaves_the_generators_alone(tiny_lm):
+    """They belong to the process: another thread may be training with them."""
+    payload = packed(tiny_lm, "a model")
     torch.manual_seed(5)
-    before = torch.get_rng_state()  # the weights of a new model are drawn before they are overwritten
-    _unpacked(parcel)
+    before = torch.get_rng_state()
+    pickle.loads(payload)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_no_model_is_built_while_another_thread_trains(tiny_lm, monkeypatch):
-    # its weights are drawn from the generators that the training draws from
-    unpacked = {}
-    monkeypatch.setattr("gdrop_viz.finetuning.spread._UNPACKED", unpacked)
-    stop = threading.Event()
-    stop.set()
-    with ThreadPoolExecutor(1) as pool, my_turn(None):
-        assert pool.submit(_unpacked, _packed(tiny_lm), stop).result() is None
-    assert not unpacked
 
 
 def test_threads_share_the_random_numbers_so_they_take_turns(tiny_lm, toy_task):
@@ -143,7 +132,7 @@ def test_only_a_few_jobs_are_handed_over_at_once(tiny_lm, toy_task):
 def test_a_sent_model_is_the_same(name):
     case = build(name)
     lm = Pretrained(case.model, word_tokenizer(), objective=case.objective, name=name)
-    received = _unpacked(_packed(lm))
+    received = pickle.loads(packed(lm, "a model"))
     assert (received.objective, received.name) == (lm.objective, lm.name)
     state = lm.model.state_dict()
     assert all(torch.equal(state[key], value) for key, value in received.model.state_dict().items())
@@ -156,13 +145,13 @@ class TestErrors:
     def test_forked_processes(self, tiny_lm, toy_task):
         with (
             ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool,
-            pytest.raises(ValueError, match="must not fork this process"),
+            pytest.raises(ValueError, match="does not fork this process"),
         ):
             compare(tiny_lm, toy_task, {"a": 0.1}, executor=pool, **QUICK)
 
     def test_an_arm_that_cannot_be_sent(self, tiny_lm, toy_task):
         with (
             ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
-            pytest.raises(ValueError, match="arm 'local' cannot be sent to another process"),
+            pytest.raises(ValueError, match="expected arm 'local' as one that can be sent to another process"),
         ):
             compare(tiny_lm, toy_task, {"local": lambda model: None}, executor=pool, **QUICK)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from gdrop_viz.base.intervals import student_interval
 from gdrop_viz.finetuning import statistics
-from gdrop_viz.finetuning.power import detectable_effect, paired_power, seeds_needed, smallest_p
-from gdrop_viz.finetuning.statistics import PairedTest, holm, paired_test
+from gdrop_viz.finetuning.power import detectable_effect, smallest_p
+from gdrop_viz.finetuning.statistics import PairedTest, equivalence_p, holm, paired_test, rank_test
 from gdrop_viz.finetuning.verdict import verdict
 
 
@@ -66,10 +66,72 @@ def test_five_pairs_cannot_reach_five_percent():
 
 def test_equal_and_missing_values():
     assert paired_test([0.7] * 6, [0.7] * 6).p == 1.0
-    assert math.isnan(paired_test([0.7, math.nan], [0.6, 0.5]).p)
     assert math.isnan(paired_test([0.7], [0.6]).p)
     with pytest.raises(ValueError, match="one length"):
         paired_test([1.0, 2.0], [1.0])
+
+
+def test_diverged_runs_are_counted_and_the_finite_pairs_tested():
+    a = [0.7, 0.8, math.nan, 0.9, 0.75, math.inf]
+    b = [0.6, 0.6, 0.5, 0.6, math.nan, math.nan]
+    test = paired_test(a, b)
+    alone = paired_test([0.7, 0.8, 0.9], [0.6, 0.6, 0.6])
+    assert test[:6] == alone[:6]
+    assert (test.n, test.diverged_a, test.diverged_b) == (3, 2, 2)
+    assert paired_test([math.nan], [1.0])[4:] == pytest.approx((0, math.nan, 1, 0), nan_ok=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ranks_against_scipys_exact_signed_rank_test(seed):
+    # few values, so that there are ties and pairs without a difference; whole ones, since scipy's ties are exact
+    a, b = np.random.default_rng(seed).integers(0, 6, size=(2, 9))
+    expected = scipy.stats.wilcoxon(a, b, zero_method="pratt", method=scipy.stats.PermutationMethod()).pvalue
+    test = rank_test(a, b)
+    assert test.p == pytest.approx(expected, abs=1e-12)
+    assert (test.better, test.worse, test.n) == ((a > b).sum(), (a < b).sum(), 9)
+
+
+def test_in_ranks_a_diverged_run_is_the_worst():
+    b = np.array([0.70, 0.71, 0.69, 0.72, 0.70, 0.73])
+    a = b + 0.05
+    assert rank_test(a, b)[:3] == (6, 0, 6)
+    a[:3] = math.nan
+    test = rank_test(a, b)
+    # -4 - 5 - 6 (the failures share ranks 4 to 6) against +1 +2 +3 (ties share 2)
+    assert (test.better, test.worse) == (3, 3)
+    flips = np.array(list(itertools.product([-1, 1], repeat=6))) @ np.array([2, 2, 2, 5, 5, 5])
+    assert test.p == pytest.approx(np.mean(np.abs(flips) >= 9))
+    losses = rank_test(1 - a, 1 - b, larger_is_better=False)
+    assert losses == test, "of a loss the largest is the worst"
+    assert rank_test([math.nan, 1.0], [math.inf, 1.0])[:2] == (0, 0), "two failures tie"
+
+
+@pytest.mark.parametrize(("mean", "std", "n"), [(0.0, 0.01, 10), (-0.004, 0.006, 7), (0.02, 0.01, 12)])
+def test_equivalence_is_two_one_sided_t_tests(mean, std, n):
+    noise = np.random.default_rng(0).normal(size=n)
+    values = mean + std * (noise - noise.mean()) / noise.std(ddof=1)
+    above = scipy.stats.ttest_1samp(values, -0.01, alternative="greater").pvalue
+    below = scipy.stats.ttest_1samp(values, 0.01, alternative="less").pvalue
+    p = equivalence_p(mean, std, n, 0.01)
+    assert p == pytest.approx(max(above, below), rel=1e-9)
+    # at 5 % the same as the 90 % interval within the margin
+    interval = student_interval(values, 0.9)
+    assert (p <= 0.05) == (interval.low > -0.01 and interval.high < 0.01)
+
+
+def test_equivalence_at_the_edges():
+    assert math.isnan(equivalence_p(0.0, math.nan, 1, 0.01))
+    assert equivalence_p(0.0, 0.0, 5, 0.01) == 0.0
+    assert equivalence_p(0.01, 0.0, 5, 0.01) == 1.0
+    with pytest.raises(ValueError, match="expected margin as a number above 0"):
+        equivalence_p(0.0, 1.0, 5, 0.0)
+
+
+def test_equivalence_errs_as_seldom_as_it_says():
+    # the truth lies on the margin, the worst case: at most 5 % of the draws may call it smaller
+    draws = np.random.default_rng(0).normal(0.01, 0.005, size=(4000, 8))
+    said = [equivalence_p(row.mean(), row.std(ddof=1), 8, 0.01) <= 0.05 for row in draws]
+    assert np.mean(said) == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
 
 
 def test_holm_against_its_definition():
@@ -80,43 +142,6 @@ def test_holm_against_its_definition():
     assert holm([np.nan, 0.01])[1] == 0.01
 
 
-@pytest.mark.parametrize(("effect", "n"), [(0.5, 10), (1.0, 6), (1.0, 12), (0.0, 8)])
-def test_power_against_simulation(effect, n):
-    draws = np.random.default_rng(2).normal(effect, 1.0, size=(4000, n))
-    found = np.mean(scipy.stats.ttest_1samp(draws, 0.0, axis=1).pvalue <= 0.05)
-    # four standard errors of a share of 4000
-    assert paired_power(effect, 1.0, n) == pytest.approx(found, abs=4 * 0.5 / math.sqrt(4000))
-
-
-def test_power_depends_on_effect_over_std_only():
-    assert paired_power(0.01, 0.02, 9) == pytest.approx(paired_power(1.0, 2.0, 9))
-    assert paired_power(-1.0, 2.0, 9) == pytest.approx(paired_power(1.0, 2.0, 9))
-    assert paired_power(100.0, 0.1, 20) == 1.0
-
-
-@pytest.mark.parametrize("n", [2, 5, 20])
-def test_detectable_effect_has_the_promised_power(n):
-    effect = detectable_effect(0.013, n, power=0.8)
-    assert paired_power(effect, 0.013, n) == pytest.approx(0.8, abs=1e-6)
-
-
-@pytest.mark.parametrize("effect", [0.002, 0.01, 0.02])
-def test_seeds_needed_is_the_first_number_with_enough_power(effect):
-    n = seeds_needed(effect, std=0.015)
-    assert paired_power(effect, 0.015, n) >= 0.8
-    assert n == 6 or paired_power(effect, 0.015, n - 1) < 0.8
-
-
-def test_seeds_needed_at_the_edges():
-    assert seeds_needed(1.0, std=0.001) == 6  # fewer cannot give p <= 0.05 in the sign-flip test
-    assert math.isnan(seeds_needed(0.01, std=math.nan))
-    assert seeds_needed(1e-9, std=1.0) == math.inf
-    with pytest.raises(ValueError, match="above 0"):
-        seeds_needed(0.0, std=1.0)
-    with pytest.raises(ValueError, match="expected power as a number above 0 and below 1"):
-        seeds_needed(1.0, std=1.0, power=80)
-
-
 class TestVerdict:
     def test_a_difference_is_named_with_its_direction(self):
         test = paired_test(np.array([0.72, 0.73, 0.71, 0.74, 0.72, 0.73]), np.full(6, 0.70))
@@ -125,7 +150,7 @@ class TestVerdict:
 
     def test_no_difference_says_what_would_have_shown(self):
         test = PairedTest(mean=0.001, low=-0.005, high=0.007, std=0.0084, n=10, p=0.72)
-        effect = 100 * detectable_effect(0.0084, 10)
+        effect = 100 * detectable_effect(0.0084, 10, std_from=10)
         sentence = verdict("a", "b", test)
         assert "no difference seen (+0.10 points" in sentence
         assert f"an effect above {effect:.2g} points would have shown (with 80 % probability)" in sentence
@@ -143,7 +168,7 @@ class TestVerdict:
 
     def test_several_tests_need_more_seeds_and_larger_effects(self):
         test = PairedTest(mean=0.001, low=-0.005, high=0.007, std=0.0084, n=10, p=0.72)
-        effect = 100 * detectable_effect(0.0084, 10, alpha=0.05 / 4)
+        effect = 100 * detectable_effect(0.0084, 10, n_tests=4, std_from=10)
         assert f"an effect above {effect:.2g} points" in verdict("a", "b", test, p_adjusted=1.0, n_tests=4)
         clear = paired_test([0.8, 0.81, 0.82, 0.84, 0.84, 0.85], [0.5, 0.51, 0.52, 0.53, 0.54, 0.55])
         sentence = verdict("a", "b", clear, p_adjusted=4 * clear.p, n_tests=4)
@@ -152,8 +177,39 @@ class TestVerdict:
     def test_what_cannot_be_said(self):
         assert "single seed" in verdict("a", "b", paired_test([0.7], [0.6]))
         assert "no seed was run for both" in verdict("a", "b", paired_test([], []))
-        assert "no finite value" in verdict("a", "b", paired_test([0.7, math.nan], [0.6, 0.6]))
+        none = verdict("a", "b", paired_test([math.nan, 0.7], [0.6, math.nan]))
+        assert "no seed gave both a finite value, so nothing can be said of their mean difference" in none
+        assert "left out: 1 run of a and 1 run of b without a finite value" in none
         assert "the same score in every run" in verdict("a", "b", paired_test([0.7] * 6, [0.7] * 6))
+
+    def test_one_diverged_seed_does_not_erase_the_row(self):
+        b = np.array([0.70, 0.71, 0.72, 0.69, 0.70, 0.71, 0.70])
+        a = b + np.array([0.02, 0.03, 0.02, 0.04, 0.03, 0.02, math.nan])
+        sentence = verdict("a", "b", paired_test(a, b), ranks=rank_test(a, b))
+        assert sentence.startswith("a is better than b: +2.67 points")
+        assert "6 seeds" in sentence
+        p = rank_test(a, b).p
+        told = f"better in 6 and worse in 1 of 7 seeds (rank test, p = {p:.2g})"
+        assert sentence.endswith(
+            f"left out: 1 run of a without a finite value (diverged); counted as the worst, they leave a {told}"
+        )
+
+    def test_equivalence(self):
+        near = PairedTest(mean=0.001, low=-0.002, high=0.004, std=0.0042, n=10, p=0.5)
+        p = equivalence_p(0.001, 0.0042, 10, 0.01)
+        excluded = f"; a difference larger than 1 point is excluded (two one-sided tests, p = {p:.2g}); an effect above"
+        assert excluded in verdict("a", "b", near, margin=0.01)
+        assert "whether it is larger than 0.1 points is undecided" in verdict("a", "b", near, margin=0.001)
+        assert "is undecided" in verdict("a", "b", near, margin=0.01, p_equivalent=0.06)
+        assert "one-sided" not in verdict("a", "b", near)
+        small = PairedTest(mean=0.003, low=0.001, high=0.005, std=0.0028, n=10, p=0.01)
+        sentence = verdict("a", "b", small, margin=0.01)
+        assert sentence.startswith("a is better than b: +0.30 points")
+        assert "larger than 1 point is excluded" in sentence
+
+    def test_too_few_seeds_could_show_nothing(self):
+        test = paired_test([0.8, 0.5, 0.82, 0.5, 0.84], [0.5, 0.81, 0.52, 0.83, 0.54])
+        assert verdict("a", "b", test).endswith("; 5 seeds can show a difference only as a hint: run at least 6")
 
     def test_other_units(self):
         test = paired_test([1.0, 1.1, 1.2], [0.9, 1.2, 1.2])

@@ -86,7 +86,7 @@ def test_rings_and_radii_of_a_cone():
     assert np.isnan(surface.rise_radius(100))
     shallow = surface_of(lambda x, y: 0.01 * (x + y))
     assert shallow.suggested_extent == 2.0
-    with pytest.raises(ValueError, match="rise above 0"):
+    with pytest.raises(ValueError, match="the rise as a number above 0"):
         surface.rise_radius(-1)
 
 

@@ -306,7 +306,7 @@ def test_a_file_of_another_computation_is_refused(tiny_bert, tiny_batches, plane
     }
     before = path.read_bytes()
     for what, (model, batches, directions, points, settings) in changed.items():
-        with pytest.raises(ValueError, match=f"with other {what}; give another path"):
+        with pytest.raises(ValueError, match=f"with other {what}; give another path, or move"):
             loss_surface(model, batches, directions, points=points, path=path, progress=False, **settings)
     Surface(np.zeros(3), None, np.zeros(3)).save(tmp_path / "foreign.h5")
     with pytest.raises(ValueError, match="file from elsewhere"):
