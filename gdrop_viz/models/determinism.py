@@ -14,7 +14,7 @@ _ROUNDING = 1e-3  # kernels that add in another order each time differ by less, 
 
 
 def check_determinism(model: nn.Module, compute: Callable[[], Tensor], what: str) -> None:
-    """Raise ValueError, naming the module, if `compute()`, which a model in eval mode gives, differs between two runs."""
+    """Raise ValueError, naming the module, if what a model in eval mode computes differs between two runs."""
     first, second = compute(), compute()
     if torch.equal(first, second) or not bool(torch.isfinite(first).all()):
         return

@@ -60,5 +60,6 @@ def check_attention(model: nn.Module) -> None:
     config: Any = getattr(unwrapped(model), "config", None)
     if getattr(config, "_attn_implementation", None) == "flex_attention" and device_of(model).type == "cpu":
         raise ValueError(
-            "expected attention with gradients on the CPU, got 'flex_attention'; call model.set_attn_implementation('sdpa')"
+            "expected attention with gradients on the CPU, got 'flex_attention'; "
+            "call model.set_attn_implementation('sdpa')"
         )
