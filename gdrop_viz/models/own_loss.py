@@ -27,6 +27,7 @@ from gdrop_viz.models.inputs import (
     logits_of,
     longest_input,
     positions_from,
+    takes_any,
 )
 from gdrop_viz.models.objectives import objective_of
 from gdrop_viz.models.trials import FAILURES, LENGTH, other_words, padded, token_shape, trying, two_rows, vocabulary_of
@@ -266,7 +267,7 @@ def comparable(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
 def own_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor) -> float | None:
     """The loss that the model itself computes; None if it computes none. All it gets are copies."""
     parameters = forward_parameters(model)
-    if "labels" not in parameters:
+    if "labels" not in parameters and not takes_any(parameters):
         return None
     labels = labels.clone() if labels.is_floating_point() else labels.long().clone()
     copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
