@@ -20,9 +20,8 @@ from gdrop_viz.curvature.spectrum import spectrum
 from gdrop_viz.curvature.trace import trace
 from gdrop_viz.fisher.batch import batch_size, part_of
 from gdrop_viz.models.backbone import undistributed
-from gdrop_viz.models.devices import check_weights_present
 from gdrop_viz.models.differentiation import check_known, differentiable, gradients, moved, own_arithmetic
-from gdrop_viz.models.losses import Loss, sequence_losses
+from gdrop_viz.models.losses import Loss, checked_batches, sequence_losses
 from gdrop_viz.perturbation.direction import Direction
 from gdrop_viz.perturbation.selection import Selection
 
@@ -80,10 +79,7 @@ class Hessian:
         if selection is not None:
             selection = instance(selection, Selection, "selection", "top_k or random_k").on(self._model)
         self._selection = selection
-        self.batches = [batches] if isinstance(batches, Mapping) else list(batches)
-        if not self.batches:
-            raise ValueError("expected at least one batch, got none; see pretraining_batches")
-        check_weights_present(self._model)
+        self.batches = list(checked_batches(self._model, batches, loss=loss))
         every = dict(self._model.named_parameters())
         self._left_out = [name for name, parameter in every.items() if not differentiable(parameter)]
         finite_weights((name, parameter) for name, parameter in every.items() if differentiable(parameter))

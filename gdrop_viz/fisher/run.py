@@ -22,7 +22,7 @@ from gdrop_viz.fisher.self_check import parameters_to_loop
 from gdrop_viz.fisher.stability import is_stable
 from gdrop_viz.fisher.sums import IncompleteSum, Sums
 from gdrop_viz.models.devices import on_device_of
-from gdrop_viz.models.losses import check_batch
+from gdrop_viz.models.losses import checked_batches
 
 logger = logging.getLogger(__name__)
 
@@ -60,21 +60,13 @@ class Run:
         """Return the batches; everything that can be wrong with them is found before the work starts."""
         if stop_when_stable is not None:
             number(stop_when_stable, "stop_when_stable, a confidence,", above=0, below=1)
-        if isinstance(batches, (Mapping, str)) or not isinstance(batches, Iterable):
-            came = type(batches).__name__
-            raise TypeError(f"expected batches as a sequence of dicts of tensors (gv.pretraining_batches), got {came}")
-        if not isinstance(batches, Sequence):
-            batches = list(batches)
-        if not batches:
-            raise ValueError("there are no batches; gv.pretraining_batches(lm, texts) makes them")
-        for index, batch in enumerate(batches):
-            check_batch(self.model, batch, loss=self.objective.loss, where=f"batch {index}")
+        checked = checked_batches(self.model, batches, loss=self.objective.loss)
         if stop_when_stable is not None and distributed():
             raise ValueError("stop_when_stable= needs one process: several would not stop at the same batch")
         # random labels belong to a sequence's number in the whole text, whichever process works on it
-        self._starts = [0, *accumulate(batch_size(batch) for batch in batches)]
+        self._starts = [0, *accumulate(batch_size(batch) for batch in checked)]
         finite_weights(self.model.named_parameters())
-        return batches
+        return checked
 
     def choose_way(self, batch: Batch) -> None:
         """Decide by a look at `batch` which parameters go through the loop, and say so."""

@@ -14,7 +14,7 @@ from gdrop_viz.base.state import preserved_modes, preserved_requires_grad
 from gdrop_viz.models.backbone import undistributed
 from gdrop_viz.models.devices import check_weights_present
 from gdrop_viz.models.differentiation import check_known, differentiable, gradients, own_arithmetic
-from gdrop_viz.models.losses import Loss, sequence_losses
+from gdrop_viz.models.losses import Loss, checked_batches, sequence_losses
 from gdrop_viz.perturbation.checkpoints import weights_of
 from gdrop_viz.perturbation.direction import Direction
 from gdrop_viz.perturbation.filters import normalized
@@ -125,7 +125,7 @@ def gradient_direction(
     sums = [torch.zeros_like(parameter, dtype=working_dtype(parameter)) for parameter in parameters]
     n_sequences = 0
     with own_arithmetic(), preserved_modes(moving.model), preserved_requires_grad(moving.model, requires_grad=True):
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(checked_batches(moving.model, batches, loss=loss)):
             losses = sequence_losses(moving.model, batch, loss=loss)
             finite_losses(losses, f"batch {number}")
             found = gradients(losses, parameters)

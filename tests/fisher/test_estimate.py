@@ -15,6 +15,7 @@ import gdrop_viz as gv
 from gdrop_viz.fisher import run as estimation
 from gdrop_viz.fisher.run import Run
 from gdrop_viz.fisher.sums import IncompleteSum, Sums
+from gdrop_viz.models.losses import checked_batches
 
 
 def run(model, batches, **settings):
@@ -93,19 +94,17 @@ def test_state_is_restored_when_the_nth_call_is_interrupted(tiny_lm, tiny_batche
 
 def test_stop_gives_what_was_seen(tiny_lm, tiny_batches):
     stop, calls = threading.Event(), []
-    forward = tiny_lm.model.bert.forward
 
-    def counting(*args, **kwargs):
+    def counting(*_):
         calls.append(1)
         if len(calls) == 2:
             stop.set()
-        return forward(*args, **kwargs)
 
-    gv.sequence_losses(tiny_lm.model, tiny_batches[0])  # finds the head, so that the calls are the batches'
-    tiny_lm.model.bert.forward = counting
+    checked_batches(tiny_lm.model, tiny_batches)  # tries the model, so that the calls are the batches'
+    handle = tiny_lm.model.bert.register_forward_pre_hook(counting)
     with pytest.warns(RuntimeWarning, match="Stopped after 8 of 10 sequences"):
         partial = run(tiny_lm.model, tiny_batches, method="batched", stop=stop)
-    del tiny_lm.model.bert.forward
+    handle.remove()
     assert_same(partial, run(tiny_lm.model, tiny_batches[:2]))
 
 
@@ -328,8 +327,8 @@ def test_stop_when_stable_ends_early_and_says_so(tiny_lm):
         (dict(loss=3), TypeError, "expected loss as a callable"),
         (dict(loss=squared_error, estimator="sampled"), ValueError, "take 'empirical'"),
         (dict(stop_when_stable=1.5), ValueError, "a confidence, as a number above 0 and below 1"),
-        (dict(batches=[]), ValueError, "no batches"),
-        (dict(batches="text"), TypeError, "as a sequence of dicts"),
+        (dict(batches=[]), ValueError, "at least one batch, got none"),
+        (dict(batches="text"), TypeError, "expected batches as dicts of tensors"),
         (dict(batches=[torch.ones(2)]), TypeError, "dict of tensors"),
         (dict(batches=[{"input_ids": torch.ones(1, 3, dtype=torch.long)}]), ValueError, 'no "labels"'),
         (dict(model="bert"), TypeError, "torch.nn.Module or a Pretrained"),
