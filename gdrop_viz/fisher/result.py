@@ -15,6 +15,7 @@ from gdrop_viz.base.checks import number, one_of, whole
 from gdrop_viz.base.saved import Saved
 from gdrop_viz.fisher.stability import stability
 from gdrop_viz.fisher.units import by_head, by_unit, is_transposed
+from gdrop_viz.fisher.weights import weights_of
 from gdrop_viz.models.anatomy import places_of
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Fisher(Saved):
         Of the batches, where they have one.
     is_restricted : bool
         Whether only some of the model's parameters were asked for.
+    left_out : list[str]
+        Parameters that have no gradients, integers and 8-bit floats: they have no scores and count nowhere.
     n_heads, n_key_value_heads : int | None
         The configuration's numbers of attention heads.
     metadata : dict
@@ -77,6 +80,7 @@ class Fisher(Saved):
     ended: str = ""
     text_checksum: str | None = None
     is_restricted: bool = False
+    left_out: list[str] = field(default_factory=list)
     n_heads: int | None = None
     n_key_value_heads: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -277,7 +281,7 @@ class Fisher(Saved):
 
     def check_model(self, model: nn.Module) -> None:
         """Raise ValueError, naming the first mismatch, if the scores are not those of a model of this shape."""
-        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        shapes = {name: tuple(weight.shape) for name, weight in weights_of(model).items()}
         for name, shape in (self.shapes or dict.fromkeys(self.means.index)).items():
             if name not in shapes:
                 raise ValueError(
@@ -286,11 +290,11 @@ class Fisher(Saved):
                 )
             if shape is not None and shapes[name] != shape:
                 raise ValueError(f"the scores of {name!r} have shape {shape}, the model's parameter {shapes[name]}")
-        without = [name for name in shapes if name not in self.means.index]
+        without = shapes.keys() - set(self.means.index) - set(self.left_out)
         if without and self.shapes and not self.is_restricted:
             raise ValueError(
                 f"these Fisher scores are of {self.model_class or 'another model'}: they hold nothing for "
-                f"{without[0]!r}, a parameter of {type(model).__name__}; estimate on this model, or load theirs"
+                f"{min(without)!r}, a parameter of {type(model).__name__}; estimate on this model, or load theirs"
             )
 
     # --- on disk, and shown -------------------------------------------------------------------------------------------
