@@ -50,9 +50,7 @@ def chosen_weights(model: nn.Module, names: Iterable[str] | None) -> tuple[dict[
     if without and (names is not None or not chosen):
         raise ValueError(f"expected weights that have gradients, got {known[without[0]].dtype} for {few(without)}")
     if any(weight.is_inference() for weight in chosen.values()):
-        raise ValueError(
-            "expected weights that have gradients, got some made inside torch.inference_mode; load outside"
-        )
+        raise ValueError("expected weights that have gradients, got some made in torch.inference_mode; load outside it")
     if without:
         warnings.warn(
             f"{len(without)} of {len(known)} parameter tensors are integers or 8-bit floats, which have no gradients: "
