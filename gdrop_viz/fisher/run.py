@@ -18,6 +18,7 @@ from gdrop_viz.base.processes import distributed
 from gdrop_viz.fisher.batch import Batch, Objective, Part, add_batched, add_looped, batch_size
 from gdrop_viz.fisher.checkpoint import fingerprint
 from gdrop_viz.fisher.estimators import check_estimator
+from gdrop_viz.fisher.layouts import Layout, inputs_first, layouts_of
 from gdrop_viz.fisher.processes import merged
 from gdrop_viz.fisher.result import Fisher
 from gdrop_viz.fisher.self_check import check_gradients, first_two, self_check
@@ -49,6 +50,7 @@ class Run:
     method: str
     looped: dict[str, str] = field(default_factory=dict)
     kinds: dict[str, frozenset[str]] | None = None
+    layouts: dict[str, Layout] = field(default_factory=dict)
     sums: Sums = field(init=False)
     _starts: list[int] = field(init=False)
 
@@ -85,7 +87,9 @@ class Run:
     def choose_way(self, batches: Sequence[Batch]) -> None:
         """Decide by a look at the first two sequences which parameters go through the loop, and say so."""
         two = usable(self.model, first_two(batches))
-        check_gradients(self.model, two, self.objective)
+        with inputs_first(self.model) as transposed:
+            check_gradients(self.model, two, self.objective)
+        self.layouts = layouts_of(self.model, self.parameters, transposed)
         if self.method == "loop":
             self.looped = dict.fromkeys(self.parameters, "method='loop'")
         elif self.method == "auto" and facts_of(self.model).get("mixes"):
@@ -161,8 +165,7 @@ class Run:
             scores=scores,
             history=pd.DataFrame(sums.history_rows(), columns=names),
             model_class=type(self.model).__name__,
-            n_heads=self._of_config("num_attention_heads"),
-            n_key_value_heads=self._of_config("num_key_value_heads"),
+            layouts=self.layouts,
             is_restricted=len(self.parameters) + len(self.left_out) < len(weights_of(self.model)),
             left_out=self.left_out,
             looped=self.looped,
@@ -175,10 +178,6 @@ class Run:
                 "libraries": {name: version(name) for name in ("torch", "transformers", "safetensors")},
             },
         )
-
-    def _of_config(self, name: str) -> int | None:
-        value = getattr(getattr(self.model, "config", None), name, None)
-        return value if isinstance(value, int) and value else None
 
 
 def usable(model: nn.Module, batch: Batch) -> dict[str, Any]:
