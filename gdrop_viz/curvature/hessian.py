@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gdrop_viz.base.checks import few, finite_losses, instance, module
+from gdrop_viz.base.locks import give_way
 from gdrop_viz.base.state import preserved_modes, preserved_requires_grad, preserved_rng
 from gdrop_viz.curvature.density import density
 from gdrop_viz.curvature.differentiation import STEPS, disagreement, twice_differentiable
@@ -161,6 +162,7 @@ class Hessian:
             sums = self._filled([None] * len(self.names))
             n_sequences = 0
             for number, batch in enumerate(self.batches):
+                give_way()
                 losses, first = self._gradients(batch, f"batch {number}")
                 n_sequences += len(losses)
                 for total, second in zip(sums, self._seconds(first, parts), strict=True):
@@ -178,6 +180,7 @@ class Hessian:
         To be used inside `with hessian:`. `where` and `first`, the number of its first sequence there, are for the
         words of an error.
         """
+        give_way()
         _, slopes = self._gradients(batch, where, first)
 
         def product(vector: np.ndarray) -> np.ndarray:
