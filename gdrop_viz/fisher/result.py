@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from gdrop_viz.base.checks import number, one_of, whole
+from gdrop_viz.base.order_statistics import concentration, largest
 from gdrop_viz.base.saved import Saved
 from gdrop_viz.fisher.layouts import Layout
 from gdrop_viz.fisher.stability import stability
@@ -208,30 +208,27 @@ class Fisher(Saved):
         import pandas as pd
 
         if self.scores is not None:
-            ordered = torch.cat([score.flatten() for score in self.scores.values()]).sort(descending=True).values
-            weight = torch.ones((), dtype=torch.float64)
-            carried = ordered.double().cumsum(0)
-            taken = torch.arange(1, len(ordered) + 1, dtype=torch.float64)
+            n = sum(score.numel() for score in self.scores.values())
+            ranks = _spread(n, points)
+            taken, (information, area) = ranks / n, concentration(self.scores.values(), ranks)
         else:
             frame = self.to_frame().sort_values("mean", ascending=False)
-            weight = torch.tensor(frame["elements"].to_numpy(dtype=float))
-            carried = (torch.tensor(frame["mean"].to_numpy(dtype=float)) * weight).cumsum(0)
-            taken = weight.cumsum(0)
-        total = float(carried[-1]) or 1.0
-        share_taken, share_carried = taken / taken[-1], carried / total
-        # area under the Lorenz curve from above, by trapezoids through the origin
-        left_taken = torch.cat([share_taken.new_zeros(1), share_taken[:-1]])
-        left_carried = torch.cat([share_carried.new_zeros(1), share_carried[:-1]])
-        area = float(((share_taken - left_taken) * (share_carried + left_carried) / 2).sum())
-        n = len(share_taken)
-        at = np.unique(np.concatenate([np.geomspace(1, n, points), np.linspace(1, n, points)]).round().astype(int) - 1)
-        frame = pd.DataFrame({"parameters": share_taken[at].numpy(), "information": share_carried[at].numpy()})
+            weight = frame["elements"].to_numpy(dtype=float)
+            carried = (frame["mean"].to_numpy(dtype=float) * weight).cumsum()
+            shares, held = weight.cumsum() / weight.sum(), carried / (carried[-1] or 1.0)
+            # area under the Lorenz curve from above, by trapezoids through the origin
+            area = float(np.trapezoid(np.insert(held, 0, 0.0), np.insert(shares, 0, 0.0)))
+            at = _spread(len(shares), points) - 1
+            taken, information = shares[at], held[at]
+        frame = pd.DataFrame({"parameters": taken, "information": information})
         frame = pd.concat([pd.DataFrame({"parameters": [0.0], "information": [0.0]}), frame], ignore_index=True)
         frame.attrs["gini"] = 2 * area - 1
         return frame
 
     def located(self, fraction: float) -> pd.DataFrame:
         """Places of the top `fraction` of the parameters: counts and shares by layer and component.
+
+        They are exactly the parameters that `top_k` selects, also among equal scores.
 
         Returns
         -------
@@ -246,11 +243,9 @@ class Fisher(Saved):
         """
         scores = self._need_scores("located()")
         number(fraction, "fraction", above=0, most=1)
-        flat = torch.cat([score.flatten() for score in scores.values()])
-        k = max(1, round(fraction * len(flat)))
-        threshold = flat.kthvalue(len(flat) - k + 1).values
+        chosen = largest(scores, max(1, round(fraction * sum(score.numel() for score in scores.values()))))
         frame = self.to_frame()
-        frame["chosen"] = [int((scores[name] >= threshold).sum()) for name in frame.index]
+        frame["chosen"] = [int(chosen[name].count_nonzero()) for name in frame.index]
         table = frame.groupby(["layer", "component"], sort=False)[["elements", "chosen"]].sum()
         table["of the top"] = table["chosen"] / table["chosen"].sum()
         table["of the place"] = table["chosen"] / table["elements"]
@@ -343,3 +338,8 @@ class Fisher(Saved):
     def _table(self) -> pd.DataFrame:
         top = self.grouped("layer and component").sort_values("mean", ascending=False).head(8)
         return top[["elements", "mean", "standard error", "share"]]
+
+
+def _spread(n: int, points: int) -> np.ndarray:
+    """Ranks from 1 to n, evenly spread on a logarithmic and on a linear scale."""
+    return np.unique(np.concatenate([np.geomspace(1, n, points), np.linspace(1, n, points)]).round().astype(int))
