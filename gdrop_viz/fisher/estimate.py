@@ -14,6 +14,7 @@ from torch import nn
 
 from gdrop_viz.base.checks import module
 from gdrop_viz.base.interrupts import interruptible
+from gdrop_viz.base.processes import meet
 from gdrop_viz.base.progress import progress_bar
 from gdrop_viz.base.state import preserved_modes
 from gdrop_viz.fisher.batch import Batch, Objective, batch_size
@@ -124,6 +125,7 @@ def fisher_information(
         run = Run(model, *chosen_weights(model, parameters), objective, resolution, method)
         batches = run.checked(given, batches, stop_when_stable)
         saved = Checkpoint(checkpoint, lambda: run.fingerprint(batches, version), seconds=checkpoint_seconds)
+        meet("fisher_information")
         mine = share_of_process(batches)
         total = sum(batch_size(batches[index]) for index in mine)
         ended = "all sequences"
