@@ -69,8 +69,9 @@ def fine_tune(
     lm, task
         The pretrained model and the labelled task.
     arm
-        A dropout rate for all sites, a `DropoutSchedule`, None (no dropout), `GaussianArm(rate)`,
-        `WeightDecayArm(...)` or a callable that prepares the classifier.
+        A dropout rate for all sites, a `DropoutSchedule`, None (no dropout), `GaussianArm(rate)`, `WeightDecayArm`,
+        `EWCArm`, `SparseArm`, `FrozenArm`, `MixoutArm`, or a callable that prepares the classifier. A callable may
+        have a method `callbacks(classifier)` that returns `transformers.TrainerCallback`s.
     seed
         Decides the subset, the data order, the first weights of the head, and the dropout masks.
     fraction
@@ -182,6 +183,7 @@ def run_rows(
 
             resolved = resolve_arm(arm, classifier)
             resolved.prepare(classifier)
+            callbacks = [] if resolved.callbacks is None else list(resolved.callbacks(classifier))
             try:
                 trainer, recorder = make_trainer(
                     classifier,
@@ -191,6 +193,7 @@ def run_rows(
                     PaddedBatches(lm, fixed_length=fixed, regression=task.kind == "regression"),
                     arguments=_training_arguments(hyperparameters, seed, scratch) | dict(resolved.training_arguments),
                     group_by_length=hyperparameters.group_by_length,
+                    callbacks=callbacks,
                     on_event=on_event,
                     stop=stop,
                 )

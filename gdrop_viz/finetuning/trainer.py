@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -195,6 +195,27 @@ class Recorder(TrainerCallback):
             raise Stopped
 
 
+class KeptElements(TrainerCallback):
+    """Gives some elements of parameters their first values again after each update.
+
+    Weight decay and momentum move elements whose gradient is zero, too.
+
+    Parameters
+    ----------
+    kept
+        (parameter, its first values, mask of the elements to keep) for each.
+    """
+
+    def __init__(self, kept: list[tuple[torch.nn.Parameter, torch.Tensor, torch.Tensor]]) -> None:
+        self.kept = kept
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        with torch.no_grad():
+            for parameter, first, mask in self.kept:
+                device = parameter.device
+                parameter.copy_(torch.where(mask.to(device), first.to(device), parameter))
+
+
 def make_trainer(
     classifier: torch.nn.Module,
     task: Task,
@@ -204,6 +225,7 @@ def make_trainer(
     *,
     arguments: dict[str, Any],
     group_by_length: bool,
+    callbacks: Sequence[TrainerCallback],
     on_event: Listener | None,
     stop: StopSignal | None,
 ) -> tuple[PairedTrainer, Recorder]:
@@ -232,7 +254,7 @@ def make_trainer(
         compute_metrics=score,
         # encoder-decoders also return hidden states, which nobody needs to gather
         preprocess_logits_for_metrics=lambda logits, labels: logits[0] if isinstance(logits, tuple) else logits,
-        callbacks=[recorder],
+        callbacks=[recorder, *callbacks],
         group_by_length=group_by_length,
     )
     trainer.remove_callback(PrinterCallback)
