@@ -1,7 +1,7 @@
 # make lab    play: JupyterLab on the first notebook          make test   every test, notebooks included
-# make demo   the whole method without a browser               make lint   ruff
-# make torture   the long reliability campaigns
-# make notebooks   run all notebooks and refresh their outputs
+# make demo   the whole method without a browser               make check  style, types and the quick tests
+# make lint   style and types                                  make notebooks   run all, refresh their outputs
+# make torture   the long reliability campaigns                make architectures   every text model of transformers
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -14,7 +14,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: lab demo test test-lessons torture audit lint notebooks clean
+.PHONY: lab demo test check durations test-lessons torture architectures audit lint notebooks clean
 
 lab: $(STAMP)
 	cd notebooks && "$(abspath $(BIN))/jupyter" lab --ip=localhost --port=$(PORT) $(AS_ROOT) 00_start_here.ipynb
@@ -29,6 +29,19 @@ test: $(STAMP) lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope --durations=10 -m "not browser" -p no:nbval
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope --durations=5 notebooks
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "browser and not lesson" --durations=5 tests/browser
+
+# while you work: style, types, and the tests that need less than a second each
+check: $(STAMP) lint
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not browser" -p no:nbval
+
+# which tests those are: measures all, then those that are left, and writes tests/slow_tests.txt
+durations: $(STAMP)
+	: > tests/slow_tests.txt
+	for round in 1 2; do \
+	  $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not browser" -p no:nbval \
+	    --junitxml=build/durations-$$round.xml && \
+	  PYTHONPATH=. $(BIN)/python -m tests.durations build/durations-*.xml || exit 1; \
+	done
 
 # every lesson in a real JupyterLab and the data-paucity lesson as a Voila app: what nbval cannot see
 test-lessons: $(STAMP)
@@ -47,6 +60,7 @@ audit: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy gdrop_viz
 
 notebooks: $(STAMP)
 	$(BIN)/python notebooks/refresh.py

@@ -1,4 +1,4 @@
-"""Does a schedule cost training time? Step times with a guided schedule against one uniform rate, interleaved.
+"""Training time of a schedule: steps with a guided schedule against one uniform rate, interleaved.
 
 Run it from the repository: `python benchmarks/dropout.py [--steps 60]`. One model takes training steps (forward,
 backward, AdamW) under the two schedules in turn, in the order A B B A, so that a drift of the machine falls on both.

@@ -1,4 +1,4 @@
-"""How much faster is a fine-tuning run with dynamic padding than the same run padded to 512, and is it the same run?
+"""A fine-tuning run with dynamic padding against the same run padded to 512: time, and whether it is the same.
 
     python benchmarks/finetuning.py                      # sentiment, 64 training sentences, 4 x 256 BERT
     python benchmarks/finetuning.py --model bert-base-uncased --task glue/mrpc --examples 800

@@ -1,4 +1,4 @@
-"""How does the Fisher engine's cost compare with one ordinary backward pass?
+"""Cost of the Fisher engine against one ordinary backward pass.
 
     python benchmarks/fisher.py            # shapes A, B, C; element and tensor resolution
     python benchmarks/fisher.py --shapes B --rounds 9
@@ -24,8 +24,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gdrop_viz.base.state import preserved_requires_grad
-from gdrop_viz.fisher.batch import Objective, by_hooks
-from gdrop_viz.fisher.self_check import untrusted
+from gdrop_viz.fisher.batch import Objective, Part, add_batched
+from gdrop_viz.fisher.self_check import parameters_to_loop
 from gdrop_viz.fisher.sums import Sums
 from gdrop_viz.models.losses import sequence_losses
 
@@ -65,7 +65,7 @@ def fisher_pass(model: torch.nn.Module, batch: dict[str, torch.Tensor], resoluti
 
     def run() -> None:
         sums.begin(len(batch["labels"]))
-        by_hooks(model, parameters, batch, sums, objective=Objective())
+        add_batched(model, parameters, Part(batch), sums, Objective())
         sums.end("the batch")
 
     return run
@@ -132,7 +132,7 @@ def self_check_cost(name: str, rounds: int) -> float:
     one_batch = fisher_pass(model, batch, "element")
 
     def check() -> None:
-        untrusted(model, parameters, batch, elements=True, objective=Objective())
+        parameters_to_loop(model, parameters, batch, Objective(), elements=True)
 
     one_batch(), check()
     shares = []

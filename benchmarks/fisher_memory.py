@@ -1,4 +1,4 @@
-"""How much memory does the Fisher engine take, and does it stay within its bounds?
+"""Peak memory of the Fisher engine against its bounds.
 
     python benchmarks/fisher_memory.py              # shapes A, B, C of benchmarks/fisher.py
     python benchmarks/fisher_memory.py --run A      # a whole estimation in one process: its peak, everything included

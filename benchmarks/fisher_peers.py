@@ -1,4 +1,4 @@
-"""How does the Fisher engine compare with per-sample-gradient tools, and with the way of the method's authors?
+"""The Fisher engine beside per-sample-gradient tools, and beside the way of the method's authors.
 
     python benchmarks/fisher_peers.py authors            # in the project's environment
     python benchmarks/fisher_peers.py tools --shapes BA  # in one with Opacus; --shapes as in benchmarks/fisher.py
@@ -111,7 +111,7 @@ def tool(name: str, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> W
 
 def check(name: str, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
     """Largest difference of a tool's scores from the engine's, relative to each tensor's largest (zero ones aside)."""
-    scores = gv.fisher_information(copy.deepcopy(model), [batch], method="hooks", progress=False).scores
+    scores = gv.fisher_information(copy.deepcopy(model), [batch], method="batched", progress=False).scores
     found = tool(name, model, batch)()
     most = max(float(score.max()) for score in scores.values())
     differences = [

@@ -1,4 +1,4 @@
-"""How long does an import of the package take, in a fresh interpreter, beyond the import of torch?
+"""Time of an import of the package in a fresh interpreter, beyond the import of torch.
 
     python benchmarks/imports.py [--rounds 5]
 

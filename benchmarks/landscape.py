@@ -1,4 +1,4 @@
-"""What does a loss surface cost above pure inference, and beside the naive way and other tools?
+"""Cost of a loss surface above pure inference, and beside the naive way and other tools.
 
     python benchmarks/landscape.py                       # a BERT of 5.4M parameters, 5 x 5 points
     python benchmarks/landscape.py --model bert-mini --points 9 --rounds 5

@@ -1,4 +1,4 @@
-"""How do other tools evaluate the same points? Each that is installed, on the same model, text and directions.
+"""The same points in other tools: each that is installed, on the same model, text and directions.
 
     pip install landscaper==1.3.1 nngeom==0.2.0 loss-landscape-3d==0.1.3 loss-landscapes==3.0.6   (in a venv of its own)
 

@@ -1,4 +1,4 @@
-"""How does cost grow with text, length, width, depth, vocabulary, points and workers, and what would a 7B model take?
+"""Growth of cost with text, length, width, depth, vocabulary, points and workers; an estimate for a 7B model.
 
     python benchmarks/scaling.py                 # measures, fits, writes results/scaling.csv, .json, .png
     python benchmarks/scaling.py --only workers  # measures comparisons anew, keeps the rest
@@ -88,7 +88,7 @@ def the_text(sequences: int, length: int, vocabulary: int, **_: int) -> list[dic
 def fisher(resolution: str, **size: int) -> Callable[[], Any]:
     model, batches = the_model(**size), the_text(**size)
     # hooks: the self-check of "auto" is a fixed cost that a long run does not see
-    return lambda: gv.fisher_information(model, batches, resolution=resolution, method="hooks", progress=False)
+    return lambda: gv.fisher_information(model, batches, resolution=resolution, method="batched", progress=False)
 
 
 def surface(points: int) -> Callable[[], Any]:

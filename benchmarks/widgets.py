@@ -1,4 +1,4 @@
-"""How long does the DropoutLab take from a key press to the changed page, at rest and while a training runs?
+"""Time from a key press in the DropoutLab to the changed page, at rest and while a training runs.
 
     python benchmarks/widgets.py [--presses 30] [--no-lesson]
 

@@ -1,4 +1,4 @@
-"""When does a pretraining run end, how does it show where it is, and what does it leave beside each checkpoint?"""
+"""The end of a pretraining run, its progress, and what it leaves beside each checkpoint."""
 
 from __future__ import annotations
 

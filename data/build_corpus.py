@@ -1,4 +1,4 @@
-"""Which text do the bundled models learn from, and which text do they never see?
+"""The text that the bundled models learn from, and the text that they never see.
 
     python data/build_corpus.py
 

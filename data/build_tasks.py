@@ -1,4 +1,4 @@
-"""Which labelled sentences come with the package, and how is each of them made?
+"""The labelled sentences that come with the package, and how each of them is made.
 
     python data/build_tasks.py
 

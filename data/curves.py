@@ -1,4 +1,4 @@
-"""What does the pretraining of the bundled models look like? Draws `data/curves.png` from their logs.
+"""The pretraining of the bundled models in curves: draws `data/curves.png` from their logs.
 
 python data/curves.py
 """

@@ -1,4 +1,4 @@
-"""Which figures and checksums stand in `data/README.md`? Writes them there, and into `data/checksums.json`.
+"""The figures and checksums of `data/README.md`: writes them there, and into `data/checksums.json`.
 
     python data/describe.py
 

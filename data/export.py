@@ -1,4 +1,4 @@
-"""How does a checkpoint become a folder of `data/models/` that any Hugging Face user can load?"""
+"""A checkpoint as a folder of `data/models/` that any Hugging Face user can load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well does a model predict text it never saw, against models that see no context or one word of it?
+"""Held-out losses of a model, against models that see no context or one word of it.
 
 All losses are means over the same predicted tokens, in nats. The two baselines are fitted on the training text of
 the same source: the unigram model knows how often each token occurs (add-one smoothing), the bigram model also knows

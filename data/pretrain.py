@@ -1,4 +1,4 @@
-"""How are the bundled models pretrained, exported and measured?
+"""Pretraining of the bundled models, their export and measurement.
 
     python data/pretrain.py bert-mini --minutes 90      # train, or go on; what was done is kept when it stops
     python data/pretrain.py bert-mini --export          # write data/models/bert-mini from the best checkpoint

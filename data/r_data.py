@@ -1,4 +1,4 @@
-"""How does one read the character vectors of an R package without R?
+"""A reader for the character vectors of an R package, without R.
 
 An installed R package keeps its data in a lazy-load database: `Rdata.rdx` is a gzipped, serialised list of
 name -> (offset, length), and each record of `Rdata.rdb` is a big-endian length followed by a zlib stream of one

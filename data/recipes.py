@@ -1,4 +1,4 @@
-"""Which architecture, tokenizer and objective does each bundled model have, and on which mixture is it trained?"""
+"""Architecture, tokenizer, objective and mixture of text of each bundled model."""
 
 from __future__ import annotations
 

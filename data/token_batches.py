@@ -1,4 +1,4 @@
-"""How does text become the batches of one training step?
+"""Batches of one training step from text.
 
 Every source is one long stream of token ids on disk. A step draws rows at random places of the streams, by weight,
 from a generator seeded by (seed, step): any step can be made again without the ones before it, which is what makes a

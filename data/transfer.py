@@ -1,4 +1,4 @@
-"""What is pretraining worth on the labelled tasks? Fine-tunes each bundled model and its untrained twin.
+"""The worth of pretraining on the labelled tasks: fine-tunes each bundled model and its untrained twin.
 
     python data/transfer.py --bf16                        # every model and task, pools of 1,000 sentences
     python data/transfer.py bert-mini --tasks sentiment --sentences all --fractions 1.0 --bf16

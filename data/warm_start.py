@@ -1,4 +1,4 @@
-"""How does a published BERT-tiny (2 layers x 128) become the starting point of the bundled models?
+"""A published BERT-tiny (2 layers x 128) as the starting point of the bundled models.
 
 `bert-mini` (4 layers x 256) takes all of it. Width is doubled by copying neurons, so that every layer computes what
 it computed before, twice: each weight matrix is tiled 2 x 2 and halved, embeddings, biases and norms are concatenated

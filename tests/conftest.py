@@ -1,8 +1,10 @@
-"""Small random models and texts that every test may use."""
+"""Small random models and texts that every test may use; what each test costs."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 # two threads at most: the suite runs on small machines, often several workers side by side
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -19,6 +21,40 @@ matplotlib.use("Agg")
 # the same examples in every run: a red build says something about the change, not about the dice
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+# tests that need a second or more, as `make durations` has measured it; `make check` leaves them out
+SLOW = Path(__file__).parent / "slow_tests.txt"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = set(SLOW.read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    item.stash[_BEGUN] = _cpu_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Note what the test cost, for the report in XML."""
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("cpu", f"{_cpu_seconds() - item.stash[_BEGUN]:.2f}"))
+
+
+_BEGUN = pytest.StashKey[float]()
+
+
+def _cpu_seconds() -> float:
+    """Of this process and its children."""
+    return sum(os.times()[:4])
+
 
 WORDS = (
     "the a cat dog bird house tree river old young red blue sees likes finds and with near small big "
@@ -94,3 +130,16 @@ def tiny_batches(tiny_lm):
     from gdrop_viz.text.batches import pretraining_batches
 
     return pretraining_batches(tiny_lm, sentences(40), n_sequences=10, batch_size=4, max_length=12)
+
+
+@pytest.fixture
+def run():
+    """Run a command in this process; gives typer's result (exit_code, output)."""
+    from typer.testing import CliRunner
+
+    from gdrop_viz.__main__ import app
+
+    def run(*arguments: object):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run

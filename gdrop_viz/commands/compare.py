@@ -1,4 +1,4 @@
-"""`compare`: does dropout guided by that information fine-tune better?"""
+"""`compare`: fine-tuning with guided dropout and with its controls."""
 
 from __future__ import annotations
 
@@ -91,9 +91,11 @@ def compare(
         from gdrop_viz.dropout import guided_dropout
 
         schedule = guided_dropout(lm.model, Fisher.load(file, model=lm.model), lower=lower, upper=upper)
-    settings = {"model": lm.name, "weights": model_digest(lm.model), "task": task, "lower": lower, "upper": upper}
-    settings |= {"rate": rate, "epochs": epochs, "learning rate": learning_rate, "batch size": batch_size}
-    settings |= {"max length": max_length, "n_train": n_train, "n_validation": n_validation}
+    settings = {
+        "model": lm.name, "weights": model_digest(lm.model), "task": task, "lower": lower, "upper": upper,
+        "rate": rate, "epochs": epochs, "learning rate": learning_rate, "batch size": batch_size,
+        "max length": max_length, "n_train": n_train, "n_validation": n_validation,
+    }  # fmt: skip
     claim(output, "compare", settings)
     if schedule is not None:
         schedule.save(output / SCHEDULE)

@@ -1,14 +1,17 @@
-"""`fisher`: where does a model keep its information?"""
+"""`fisher`: the Fisher information of every parameter."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gdrop_viz.commands import options
 from gdrop_viz.commands.jobs import claim, end_stopped, job, stoppable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = "fisher.safetensors"
 
@@ -58,8 +61,10 @@ def fisher(
         from gdrop_viz.fisher import Fisher, fisher_information
         from gdrop_viz.models.digest import model_digest
 
-        settings = {"model": lm.name, "weights": model_digest(lm.model), "text": batches.checksum}
-        settings |= {"estimator": estimator, "resolution": resolution, "stop when stable": stop_when_stable}
+        settings = {
+            "model": lm.name, "weights": model_digest(lm.model), "text": batches.checksum, "estimator": estimator,
+            "resolution": resolution, "stop when stable": stop_when_stable,
+        }  # fmt: skip
         if is_first():
             claim(output, "fisher", settings)
         file = output / FILE
@@ -71,7 +76,7 @@ def fisher(
                     lm.model, batches, estimator=estimator, resolution=resolution, stop_when_stable=stop_when_stable,
                     checkpoint=output / "fisher.checkpoint.safetensors", stop=stop, progress=is_first(),
                 )  # fmt: skip
-        if result.metadata["ended"] == "stopped":
+        if result.ended == "stopped":
             end_stopped()
         if not is_first():
             return
@@ -79,9 +84,15 @@ def fisher(
             result.save(file)
             for checkpoint in output.glob("fisher.checkpoint*.safetensors"):  # one of each process
                 checkpoint.unlink()
-        curve = result.concentration()
-        share = float(curve.loc[curve["parameters"] >= 0.01, "information"].iloc[0])
+        share = information_in_top(result.concentration(), 0.01)
         typer.echo(result.grouped("layer")[["elements", "mean", "share"]].to_string(float_format="{:.4g}".format))
         what = "parameters" if resolution == "element" else "parameters, tensor by tensor,"
         typer.echo(f"{result.n_sequences} sequences; the top 1 % of the {what} carry {share:.0%} of the information.")
         typer.echo(f"Written: {file}")
+
+
+def information_in_top(curve: pd.DataFrame, share: float) -> float:
+    """Return the part of all information that the best `share` of the parameters carry; `curve`: `concentration()`."""
+    import numpy as np
+
+    return float(np.interp(share, curve["parameters"], curve["information"]))

@@ -1,4 +1,4 @@
-"""What does a job on a cluster need around its work? One-line errors, a stop that keeps things, workers, a record."""
+"""Surroundings of a long job: one-line errors, a stop that keeps what is done, workers, a record of the settings."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
 from gdrop_viz.base.files import atomic_path
 
 _STOPPED = 130  # the exit status of a program that was interrupted
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def job(command: _Command) -> _Command:
-    """Make a command tell its errors in one line, with exit status 1; GDROP_VIZ_TRACEBACK=1 shows where they arose."""
+def job(command: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Make a command print its errors in one line, with exit status 1; GDROP_VIZ_TRACEBACK=1 shows where they arose."""
 
     @functools.wraps(command)
-    def run(*arguments: Any, **settings: Any) -> Any:
+    def run(*arguments: _P.args, **settings: _P.kwargs) -> _R:
         try:
             return command(*arguments, **settings)
         except (ValueError, TypeError, RuntimeError, OSError) as error:

@@ -1,7 +1,8 @@
-"""`landscape`: what happens to the pretraining loss when those parameters move?"""
+"""`landscape`: surfaces of the pretraining loss around the trained weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +14,10 @@ from gdrop_viz.commands import options
 from gdrop_viz.commands.jobs import claim, end_stopped, job, stoppable, workers
 
 if TYPE_CHECKING:
+    from gdrop_viz.fisher import Fisher
+    from gdrop_viz.landscape import Surface
     from gdrop_viz.models.pretrained import Pretrained
-    from gdrop_viz.perturbation import Selection
+    from gdrop_viz.perturbation import Direction, Selection
 
 FOLDER = "surfaces"
 
@@ -77,7 +80,8 @@ def landscape(
     if not share > 0:
         raise ValueError(f"--share must be above 0, got {share}")
     lm = options.load_model(model, revision, trust_remote_code, device)
-    planes = _planes(lm, _scores(lm, move, fisher or output / fisher_command.FILE), move, share, equal_distance, seed)
+    scores = _scores(lm, move, fisher or output / fisher_command.FILE)
+    planes = planes_of(lm, scores, move, share, equal_distance=equal_distance, seed=seed)
     batches = options.load_text(
         lm, text, text_config, sequences=sequences, batch_size=batch_size, max_length=max_length, seed=seed
     )
@@ -93,12 +97,45 @@ def landscape(
     if not all(surface.is_complete for surface in surfaces.values()):
         end_stopped()
     for name, surface in surfaces.items():
-        edge = surface.radial()["loss"].iloc[-1] - surface.centre_loss
-        typer.echo(f"{name}: {surface.centre_loss:.2f} nats at the trained weights, {edge:+.2f} at the farthest points")
+        typer.echo(
+            f"{name}: {surface.centre_loss:.2f} nats at the trained weights, {rise_at_edge(surface):+.2f} at the "
+            "farthest points"
+        )
     typer.echo(f"Written: {output / FOLDER}")
 
 
-def _scores(lm: Pretrained, move: list[Part], file: Path) -> Any:
+def rise_at_edge(surface: Surface) -> float:
+    """Return the loss at the points farthest from the trained weights, minus that at them."""
+    return float(surface.radial()["loss"].iloc[-1] - surface.centre_loss)
+
+
+def planes_of(
+    lm: Pretrained, fisher: Fisher | None, move: Iterable[Part], share: float, *, equal_distance: bool, seed: int = 0
+) -> dict[str, list[Direction]]:
+    """Return two random directions for each part: along axes of norm 1, or filter-normalised; its name -> plane."""
+    from gdrop_viz.perturbation import bottom_k, random_direction, random_k, top_k
+
+    by = "element" if fisher is None or fisher.scores is not None else "tensor"
+    planes = {}
+    for part in dict.fromkeys(move):
+        selection: Selection | None = None
+        if part is Part.random:
+            selection = random_k(lm.model, share, seed=seed)
+        elif part is not Part.all:
+            assert fisher is not None
+            selection = (top_k if part is Part.top else bottom_k)(fisher, share, by)
+        name = part.value if part is Part.all else f"{part.value} {100 * share:g} %"
+        planes[name] = [
+            random_direction(
+                lm.model, seed=seed + axis, selection=selection, move_vectors=equal_distance,
+                normalize="none" if equal_distance else "filter", norm=1.0 if equal_distance else None,
+            )
+            for axis in (0, 1)
+        ]  # fmt: skip
+    return planes
+
+
+def _scores(lm: Pretrained, move: list[Part], file: Path) -> Fisher | None:
     from gdrop_viz.fisher import Fisher
 
     if not {Part.top, Part.bottom} & set(move):
@@ -109,28 +146,3 @@ def _scores(lm: Pretrained, move: list[Part], file: Path) -> Any:
             "with the same --output first, name a file by --fisher, or choose --move random"
         )
     return Fisher.load(file, model=lm.model)
-
-
-def _planes(
-    lm: Pretrained, scores: Any, move: list[Part], share: float, equal_distance: bool, seed: int
-) -> dict[str, list[Any]]:
-    from gdrop_viz.perturbation import bottom_k, random_direction, random_k, top_k
-
-    by = "element" if scores is None or scores.scores is not None else "tensor"
-    chosen: dict[str, Selection | None] = {}
-    for part in dict.fromkeys(move):
-        name = part.value if part is Part.all else f"{part.value} {100 * share:g} %"
-        if part is Part.all:
-            chosen[name] = None
-        elif part is Part.random:
-            chosen[name] = random_k(lm.model, share, seed=seed)
-        else:
-            chosen[name] = (top_k if part is Part.top else bottom_k)(scores, share, by)
-    settings: dict[str, Any] = {"normalize": "none", "norm": 1.0} if equal_distance else {"normalize": "filter"}
-    return {
-        name: [
-            random_direction(lm.model, seed=seed + axis, selection=selection, move_vectors=equal_distance, **settings)
-            for axis in (0, 1)
-        ]
-        for name, selection in chosen.items()
-    }

@@ -1,4 +1,4 @@
-"""How do pictures, tables and sentences become one self-contained HTML page?"""
+"""A self-contained HTML page of pictures, tables and sentences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import html
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gdrop_viz.base.files import atomic_path
 
@@ -63,7 +63,7 @@ class Page:
         """Add a matplotlib picture as an embedded PNG and close its figure."""
         import matplotlib.pyplot as plt
 
-        figure = getattr(drawn, "figure", None) or drawn
+        figure: Any = getattr(drawn, "figure", None) or drawn
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight", facecolor="white")
         plt.close(figure)

@@ -1,4 +1,4 @@
-"""What must somebody know who is to help with a problem? Versions, device and settings, and nothing private.
+"""`problem`: versions, device and settings for the report of a problem, and nothing private.
 
 No path, user or host name, no environment variable's value that is not on the list below, no data and no model.
 """
@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 _PACKAGES = (
@@ -21,6 +22,11 @@ _VARIABLES = (
     "PYTORCH_ENABLE_MPS_FALLBACK CUBLAS_WORKSPACE_CONFIG"
 ).split()
 _SWITCH = re.compile(r"[-0-9.,:]{0,12}|true|false|on|off|yes|no|random", re.IGNORECASE)
+
+
+def problem() -> None:
+    """Print versions, device and settings for a report of a problem; nothing private is in it."""
+    print(problem_report())
 
 
 def problem_report() -> str:
@@ -72,7 +78,7 @@ def _notebook() -> str:
     return "none" if active is None else type(active).__name__
 
 
-def _listed(names: object) -> str:
+def _listed(names: Callable[[], list[str]]) -> str:
     try:
         return ", ".join(names()) or "none"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""`report`: what does a folder of results hold, on one page?"""
+"""`report`: the results in a folder as one HTML page."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _fisher(page: Page, folder: Path) -> None:
     for name, fisher in _readable(page, folder, files, Fisher.load):
         page.heading(f"Fisher information: {name}")
         page.text(
-            f"{fisher.metadata.get('model', 'scores from elsewhere')}, {fisher.estimator} estimator, "
+            f"{fisher.model_class or 'scores from elsewhere'}, {fisher.estimator} estimator, "
             f"{fisher.n_sequences:,} sequences, a score per {fisher.resolution}.",
             kind="note",
         )

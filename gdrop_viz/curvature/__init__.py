@@ -1,10 +1,11 @@
 """Curvature: the Hessian of the loss as an operator; spectrum, trace, density, by sequence."""
 
-from gdrop_viz.curvature.density import SpectralDensity, hessian_density
+from gdrop_viz.curvature.density import SpectralDensity
+from gdrop_viz.curvature.functions import hessian_density, hessian_spectrum, hessian_trace, sequence_curvature
 from gdrop_viz.curvature.hessian import Hessian
-from gdrop_viz.curvature.sequences import SequenceCurvature, sequence_curvature
-from gdrop_viz.curvature.spectrum import HessianSpectrum, hessian_spectrum
-from gdrop_viz.curvature.trace import HessianTrace, hessian_trace
+from gdrop_viz.curvature.sequences import SequenceCurvature
+from gdrop_viz.curvature.spectrum import HessianSpectrum
+from gdrop_viz.curvature.trace import HessianTrace
 
 __all__ = [
     "Hessian",

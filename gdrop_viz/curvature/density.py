@@ -1,30 +1,27 @@
-"""How are the Hessian's eigenvalues spread? Their density, by stochastic Lanczos quadrature."""
+"""Density of the Hessian's eigenvalues, by stochastic Lanczos quadrature."""
 
 from __future__ import annotations
 
-import html
-import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
 
+from gdrop_viz.base.checks import whole
 from gdrop_viz.base.interrupts import interruptible
 from gdrop_viz.base.progress import progress_bar
-from gdrop_viz.base.tensor_file import read_tensors, write_tensors
-from gdrop_viz.curvature.hessian import Hessian, random_signs
-from gdrop_viz.models.losses import Loss
-from gdrop_viz.perturbation.selection import Selection
+from gdrop_viz.base.saved import Saved
+from gdrop_viz.curvature.hutchinson import random_signs
+from gdrop_viz.curvature.operator import Operator
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, eq=False)
-class SpectralDensity:
+@dataclass(frozen=True, eq=False, repr=False)
+class SpectralDensity(Saved):
     """The distribution of the Hessian's eigenvalues: weighted points for each probe, smoothed on request.
 
     Attributes
@@ -56,8 +53,7 @@ class SpectralDensity:
     @property
     def sigma(self) -> float:
         """The width of the Gaussian that `to_frame` smooths with by default: 1 % of the spectrum's range."""
-        used = self.nodes[self.weights > 0]
-        return max(0.01 * float(np.ptp(used)), 1e-12)
+        return max(0.01 * float(np.ptp(self._used)), 1e-12)
 
     def moment(self, power: int) -> tuple[float, float]:
         """Return the estimate of tr(H^power) and its standard error over probes (NaN for one probe)."""
@@ -73,69 +69,70 @@ class SpectralDensity:
         import pandas as pd
 
         sigma = self.sigma if sigma is None else sigma
-        used = self.nodes[self.weights > 0]
-        grid = np.linspace(used.min() - 5 * sigma, used.max() + 5 * sigma, points)
+        grid = np.linspace(self._used.min() - 5 * sigma, self._used.max() + 5 * sigma, points)
         kernel = np.exp(-0.5 * ((grid[:, None, None] - self.nodes) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
         each = (kernel * self.weights).sum(axis=2)
         return pd.DataFrame(
             {"eigenvalue": grid, "density": each.mean(axis=1), "minimum": each.min(axis=1), "maximum": each.max(axis=1)}
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result as one safetensors file."""
-        facts = {"n_elements": self.n_elements, "label": self.label}
-        write_tensors(path, "SpectralDensity", {"nodes": self.nodes, "weights": self.weights}, facts)
+    @property
+    def _used(self) -> np.ndarray:
+        return self.nodes[self.weights > 0]
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> SpectralDensity:
-        """Read what `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
-        arrays, facts = read_tensors(path, "SpectralDensity")
-        return cls(arrays["nodes"].numpy(), arrays["weights"].numpy(), **facts)
+    def _summary(self) -> str:
+        span = f"[{self._used.min():.4g}, {self._used.max():.4g}]"
+        return f"{self.label}: {self.n_elements:,} eigenvalues in {span}, {self.n_probes} probes"
 
-    def __repr__(self) -> str:
-        used = self.nodes[self.weights > 0]
-        span = f"[{used.min():.4g}, {used.max():.4g}]"
-        return f"SpectralDensity({self.label}: {self.n_elements:,} eigenvalues in {span}, {self.n_probes} probes)"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>"
+    def _table(self) -> None:
+        """A curve is for a picture."""
 
 
-def hessian_density(
-    model: nn.Module,
-    batches: Sequence[Mapping[str, Tensor]],
+def density(
+    hessian: Operator,
     *,
     n_probes: int = 4,
     n_steps: int = 30,
-    selection: Selection | None = None,
     seed: int = 0,
-    loss: Loss | None = None,
     progress: bool = True,
     stop: threading.Event | None = None,
 ) -> SpectralDensity:
-    """Estimate the density of the eigenvalues of the Hessian of L = 1/N Σ_n L_n (or of its block over a selection).
+    """Estimate the density of the eigenvalues.
 
     Stochastic Lanczos quadrature (Lin, Saad and Yang 2016, arXiv 1308.5467; Ghorbani et al. 2019, arXiv 1901.10159):
     from a random start v, m Lanczos steps give a tridiagonal matrix whose eigenvalues, with the squared first entries
     of its eigenvectors as weights, are the Gauss quadrature of v's spectral measure. The basis is kept orthogonal by
     full reorthogonalisation: memory for n_steps vectors of the parameters' size.
 
-    When `stop` is set, or on Ctrl-C, the probes finished so far are returned; RuntimeError if there is none.
+    Parameters
+    ----------
+    n_probes
+        Random starting vectors.
+    n_steps
+        Lanczos steps from each, one product a step.
+    seed
+        Of the starts.
+    progress
+        Show a progress bar.
+    stop
+        When it is set, or on Ctrl-C, the probes finished so far are returned.
 
-    >>> import torch
-    >>> model = nn.Linear(2, 1, bias=False)
-    >>> square = lambda outputs, batch: outputs[:, 0] ** 2
-    >>> batches = [{"input": torch.tensor([[3.0, 0.0], [0.0, 1.0]])}]  # Hessian diag(9, 1)
-    >>> density = hessian_density(model, batches, n_probes=1, loss=square, progress=False)
-    >>> density.nodes[density.weights > 0].round(4)
-    array([1., 9.])
+    Returns
+    -------
+    SpectralDensity
+        Nodes and weights of each probe.
+
+    Raises
+    ------
+    ValueError
+        For n_probes or n_steps below 1.
+    RuntimeError
+        If it is stopped before the first probe is finished.
     """
-    for name, value in (("n_probes", n_probes), ("n_steps", n_steps)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"expected {name} as a whole number of at least 1, got {value!r}")
+    whole(n_probes, "n_probes")
+    n_steps = min(whole(n_steps, "n_steps"), hessian.shape[0])
     found = []
-    with interruptible(stop) as stopping, Hessian(model, batches, selection=selection, loss=loss) as hessian:
-        n_steps = min(n_steps, hessian.shape[0])
+    with interruptible(stop) as stopping, hessian:
         total = n_probes * n_steps
         with progress_bar(total=total, description="Lanczos quadrature", unit="product", show=progress) as bar:
             for probe in range(n_probes):
@@ -151,24 +148,26 @@ def hessian_density(
 
 
 def _quadrature(
-    hessian: Hessian, start: np.ndarray, n_steps: int, bar: Any, stopping: Callable[[], bool]
+    hessian: Operator, start: np.ndarray, n_steps: int, bar: Any, stopping: Callable[[], bool]
 ) -> tuple[np.ndarray, np.ndarray] | None:
     from scipy.linalg import eigh_tridiagonal
 
     basis = np.empty((n_steps, len(start)), dtype=hessian.dtype)
     basis[0] = start / np.linalg.norm(start)
-    diagonal, off = [], []
+    rounding = 1e3 * float(np.finfo(hessian.dtype).eps)
+    diagonal: list[float] = []
+    off: list[float] = []
     for step in range(n_steps):
         if stopping():
             return None
-        product = hessian @ basis[step]
+        product = hessian.matvec(basis[step])
         bar.update()
         diagonal.append(float(basis[step] @ product))
         for _ in range(2):  # twice is enough to stay orthogonal to rounding
             product -= basis[: step + 1].T @ (basis[: step + 1] @ product)
         norm = float(np.linalg.norm(product))
         # nothing new is left: the start lies in an invariant subspace, and the quadrature is exact
-        if step + 1 == n_steps or norm <= 1e3 * np.finfo(hessian.dtype).eps * max(map(abs, diagonal)):
+        if step + 1 == n_steps or norm <= rounding * max(map(abs, diagonal)):
             break
         off.append(norm)
         basis[step + 1] = product / norm

@@ -1,78 +1,114 @@
-"""How does the gradient change along a direction? Hessian-vector products of the mean loss, by double backward."""
+"""Hessian of the mean loss as an operator: products with vectors, by double backward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from types import TracebackType
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz.base.checks import finite_losses, finite_weights
+from gdrop_viz.base.checks import few, finite_losses, finite_weights, instance, module
 from gdrop_viz.base.state import preserved_modes, preserved_requires_grad, preserved_rng
+from gdrop_viz.curvature.density import density
+from gdrop_viz.curvature.differentiation import STEPS, disagreement, twice_differentiable
+from gdrop_viz.curvature.hutchinson import random_signs
+from gdrop_viz.curvature.sequences import by_sequence
+from gdrop_viz.curvature.spectrum import spectrum
+from gdrop_viz.curvature.trace import trace
+from gdrop_viz.fisher.batch import batch_size, part_of
+from gdrop_viz.models.backbone import undistributed
+from gdrop_viz.models.devices import check_weights_present
+from gdrop_viz.models.differentiation import check_known, differentiable, gradients, moved, own_arithmetic
 from gdrop_viz.models.losses import Loss, sequence_losses
-from gdrop_viz.perturbation.directions import Direction
+from gdrop_viz.perturbation.direction import Direction
 from gdrop_viz.perturbation.selection import Selection
 
 
 class Hessian:
-    """The Hessian H = ∇²L of L = 1/N Σ_n L_n at the model's weights, as an operator on flat vectors; a context.
+    """The Hessian H = ∇²L of L = 1/N Σ_n L_n at the model's weights, as an operator on flat vectors.
 
     With a selection it is the block of H over the selected elements: vectors have one entry for each of them. The
     order is that of `names`, each tensor flattened, selected elements only.
 
-    Fused attention has no second derivative: inside the context scaled-dot-product attention runs its mathematical
-    form, and models with other kernels (flash, flex) are switched to it. The model is in eval mode, and is left as
-    it was.
+    Fused attention has no second derivative: while products are computed, scaled-dot-product attention runs its
+    mathematical form, and models with other kernels (flash, flex) are switched to it. The model is in eval mode, and
+    is left as it was. Each product prepares the model anew; many of them are cheaper inside `with hessian:`.
+
+    Parameters
+    ----------
+    model
+        A module, or a `Pretrained`.
+    batches
+        The text: a list of batches (or one), each with N sequences.
+    selection
+        Over which parameters; all by default.
+    loss
+        As in `sequence_losses`, for models whose objective is another.
+
+    Attributes
+    ----------
+    names, sizes
+        The tensors, and how many (selected) elements each has.
+    dtype
+        Of vectors: float64 for float64 weights, else float32.
+
+    Raises
+    ------
+    ValueError
+        For no batches, an empty selection, or weights that are not finite.
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> square = lambda outputs, batch: outputs[:, 0] ** 2
-    >>> with Hessian(model, [{"input": torch.tensor([[1.0, 2.0]])}], loss=square) as hessian:
-    ...     hessian @ np.array([1.0, 0.0])
+    >>> hessian = Hessian(model, [{"input": torch.tensor([[1.0, 2.0]])}], loss=square)
+    >>> hessian @ np.array([1.0, 0.0])
     array([2., 4.], dtype=float32)
+    >>> round(hessian.trace(n_probes=2, progress=False).layers["trace"].sum(), 4) in (2.0, 10.0, 18.0)
+    True
     """
 
     def __init__(
         self,
         model: nn.Module,
-        batches: Sequence[Mapping[str, Tensor]],
-        *,
+        batches: Sequence[Mapping[str, Tensor]] | Mapping[str, Tensor],
         selection: Selection | None = None,
         loss: Loss | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}; pass lm.model")
+        self._model, self._loss = undistributed(module(model)), loss
         if selection is not None:
-            if not isinstance(selection, Selection):
-                raise TypeError(f"expected selection= to be a Selection, got {type(selection).__name__}; use top_k")
-            selection = selection.on(model)
-        self._batches = [batches] if isinstance(batches, Mapping) else list(batches)
-        if not self._batches:
+            selection = instance(selection, Selection, "selection", "top_k or random_k").on(self._model)
+        self._selection = selection
+        self.batches = [batches] if isinstance(batches, Mapping) else list(batches)
+        if not self.batches:
             raise ValueError("expected at least one batch, got none; see pretraining_batches")
-        self._model, self._loss, self._selection = model, loss, selection
+        check_weights_present(self._model)
+        every = dict(self._model.named_parameters())
+        self._left_out = [name for name, parameter in every.items() if not differentiable(parameter)]
+        finite_weights((name, parameter) for name, parameter in every.items() if differentiable(parameter))
         self._parameters = {
             name: parameter
-            for name, parameter in model.named_parameters()
-            if parameter.is_floating_point() and (selection is None or name in selection.masks)
+            for name, parameter in every.items()
+            if differentiable(parameter) and (selection is None or name in selection.masks)
         }
-        finite_weights(model.named_parameters())
-        self._chosen = {
-            name: None if selection is None or selection.is_whole(name) else selection.mask(name).to(parameter.device)
-            for name, parameter in self._parameters.items()
-        }
+        self._chosen: dict[str, Tensor] = {}  # the masks of tensors that are selected in part
+        if selection is not None:
+            for name, parameter in self._parameters.items():
+                if not selection.is_whole(name):
+                    self._chosen[name] = selection.mask(name).to(parameter.device)
         self.names = list(self._parameters)
         self.sizes = [
-            parameter.numel() if self._chosen[name] is None else int(self._chosen[name].count_nonzero())
+            int(self._chosen[name].count_nonzero()) if name in self._chosen else parameter.numel()
             for name, parameter in self._parameters.items()
         ]
         if not sum(self.sizes):
             raise ValueError("expected at least one selected element, got an empty selection")
         first = next(iter(self._parameters.values()))
-        self.dtype = np.dtype(np.float64 if first.dtype == torch.float64 else np.float32)
-        self._contexts = ExitStack()
+        self.dtype: np.dtype[np.floating[Any]] = np.dtype(np.float64 if first.dtype == torch.float64 else np.float32)
+        self._depth, self._contexts, self._checked = 0, ExitStack(), False
+
+    spectrum, trace, density, by_sequence = spectrum, trace, density, by_sequence
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -82,55 +118,65 @@ class Hessian:
     @property
     def label(self) -> str:
         """What the Hessian is over, in words."""
-        return "all parameters" if self._selection is None else self._selection.label
+        if self._selection is not None:
+            return self._selection.label
+        return "all parameters" + (f" but {few(self._left_out)}, which are quantized" if self._left_out else "")
 
     def __enter__(self) -> Hessian:
-        with ExitStack() as stack:
-            stack.enter_context(preserved_rng())
-            stack.enter_context(preserved_modes(self._model))
-            stack.enter_context(preserved_requires_grad(self._model))
-            for parameter in self._parameters.values():  # autograd then does no work for the others
-                parameter.requires_grad_(True)
-            stack.enter_context(twice_differentiable(self._model))
-            self._contexts = stack.pop_all()
+        if not self._depth:
+            with ExitStack() as stack:
+                stack.enter_context(own_arithmetic())
+                stack.enter_context(preserved_rng())
+                stack.enter_context(preserved_modes(self._model))
+                stack.enter_context(preserved_requires_grad(self._model))
+                for parameter in self._parameters.values():  # autograd then does no work for the others
+                    parameter.requires_grad_(True)
+                stack.enter_context(twice_differentiable(self._model))
+                if not self._checked:
+                    self._check()
+                    self._checked = True
+                self._contexts = stack.pop_all()
+        self._depth += 1
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._contexts.close()
+    def __exit__(self, *error: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._contexts.close()
 
-    def __matmul__(self, vector: np.ndarray) -> np.ndarray:
-        """Return H·v, summed over the batches in the weights' precision."""
-        part = self._unflattened(vector)
-        parameters = list(self._parameters.values())
-        sums = [torch.zeros_like(parameter) for parameter in parameters]
-        n_sequences = 0
-        for number, batch in enumerate(self._batches):
-            losses, gradients = self._gradients(batch, f"batch {number}")
-            n_sequences += len(losses)
-            for total, second in zip(sums, self._seconds(gradients, part), strict=True):
-                if second is not None:
-                    total += second
-        return self._flattened([total / n_sequences for total in sums])
+    def matvec(self, vector: np.ndarray) -> np.ndarray:
+        """Return H·v (n,), summed over the batches in the weights' precision; also `hessian @ v`.
+
+        Raises ValueError for a vector of another length, or where losses or derivatives are not finite.
+        """
+        with self:
+            parts = self._unflattened(vector)
+            sums = self._filled([None] * len(self.names))
+            n_sequences = 0
+            for number, batch in enumerate(self.batches):
+                losses, first = self._gradients(batch, f"batch {number}")
+                n_sequences += len(losses)
+                for total, second in zip(sums, self._seconds(first, parts), strict=True):
+                    if second is not None:
+                        total += second
+            return self._flattened([total / n_sequences for total in sums])
+
+    __matmul__ = matvec
 
     def of(
         self, batch: Mapping[str, Tensor], where: str = "the batch", first: int = 0
     ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
         """Return gradient and Hessian (v -> H_b·v) of the SUM of one batch's losses; a forward pass serves them all.
 
-        `where` and `first`, the number of its first sequence there, are for the words of an error.
+        To be used inside `with hessian:`. `where` and `first`, the number of its first sequence there, are for the
+        words of an error.
         """
-        _, gradients = self._gradients(batch, where, first)
-        zeros = [torch.zeros_like(parameter) for parameter in self._parameters.values()]
-
-        def flat(tensors: Sequence[Tensor | None]) -> np.ndarray:
-            return self._flattened([zero if t is None else t for t, zero in zip(tensors, zeros, strict=True)])
+        _, slopes = self._gradients(batch, where, first)
 
         def product(vector: np.ndarray) -> np.ndarray:
-            return flat(self._seconds(gradients, self._unflattened(vector), keep=True))
+            return self._flattened(self._filled(self._seconds(slopes, self._unflattened(vector), keep=True)))
 
-        return flat(gradients), product
+        return self._flattened(self._filled(slopes)), product
 
     def direction(self, vector: np.ndarray, label: str) -> Direction:
         """Return a flat vector as a `Direction` in weight space."""
@@ -138,99 +184,103 @@ class Hessian:
         where = "" if self._selection is None else self._selection.label
         return Direction(parts, label=label, selection=where)
 
-    def blocks(self, vector: np.ndarray) -> list[np.ndarray]:
-        """Cut a flat vector into the entries of each tensor, in the order of `names`."""
-        return np.split(vector, np.cumsum(self.sizes)[:-1])
-
-    def sums(self, vector: np.ndarray, places: Mapping[str, np.ndarray]) -> list[float]:
-        """The sums of a flat vector's entries over each tensor, then over each of `places`."""
-        sums = [float(block.sum(dtype=np.float64)) for block in self.blocks(vector)]
-        return sums + [float(vector[place].sum(dtype=np.float64)) for place in places.values()]
-
     def places(self, part: Selection) -> np.ndarray:
         """Return where the elements of `part` stand in a flat vector; those that H is not over are left out."""
         part = part.on(self._model)
         inside = []
         for name in self.names:
-            mask, chosen = part.mask(name), self._chosen[name]
-            inside.append(mask.reshape(-1) if chosen is None else mask[chosen.cpu()])
+            mask = part.mask(name)
+            inside.append(mask[self._chosen[name].cpu()] if name in self._chosen else mask.reshape(-1))
         return torch.cat(inside).nonzero().squeeze(1).numpy()
+
+    def _check(self) -> None:
+        """Hold a product, on two sequences, against differences of gradients: some forwards once per operator.
+
+        Raises ValueError where a part of the model has no derivative, or a wrong one.
+        """
+        batch = part_of(self.batches[0], slice(0, min(2, batch_size(self.batches[0]))))
+        with preserved_rng(0):
+            _, first = self._gradients(batch, "batch 0")
+        check_known(lambda: sequence_losses(self._model, batch, loss=self._loss), self._parameters, first)
+        signs = random_signs(self.shape[0], self.dtype, seed=0, probe=0)
+        scales = [float(p.detach().float().square().mean().sqrt()) or 1.0 for p in self._parameters.values()]
+        along = self._unflattened(signs * np.repeat(np.array(scales, dtype=self.dtype), self.sizes))
+        product = self._flattened(self._filled(self._seconds(first, along)))
+        del first
+        steps = dict(zip(self.names, along, strict=True))
+        differences = []
+        for step in STEPS:
+            ends = []
+            for sign in (1, -1):
+                with moved(self._parameters, steps, sign * step), preserved_rng(0):
+                    losses = sequence_losses(self._model, batch, loss=self._loss)
+                    ends.append(self._filled(gradients(losses, list(self._parameters.values()))))
+            slopes = [(after - before) / (2 * step) for after, before in zip(*ends, strict=True)]
+            differences.append(self._flattened(slopes, finite=False))
+        if (found := disagreement(product, differences, self.sizes)) is not None:
+            block, off = found
+            raise ValueError(
+                f"expected second derivatives that agree with differences of gradients, got {off:.0%} off in "
+                f"{self.names[block]!r}: a function inside the model has a wrong second derivative; run its plain form"
+            )
 
     def _gradients(
         self, batch: Mapping[str, Tensor], where: str, first: int = 0
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """The losses of a batch, and the gradients of their sum as functions of the weights."""
-        parameters = list(self._parameters.values())
-        with torch.enable_grad():
-            batch = {name: value.to(parameters[0].device) for name, value in batch.items()}
-            losses = sequence_losses(self._model, batch, loss=self._loss)
-            finite_losses(losses, where, first=first)
-            return losses, torch.autograd.grad(losses.sum(), parameters, create_graph=True, allow_unused=True)
+        losses = sequence_losses(self._model, batch, loss=self._loss)
+        finite_losses(losses, where, first=first)
+        return losses, gradients(losses, list(self._parameters.values()), create_graph=True)
 
     def _seconds(
-        self, gradients: Sequence[Tensor | None], vector: Sequence[Tensor], *, keep: bool = False
+        self, first: Sequence[Tensor | None], vector: Sequence[Tensor], *, keep: bool = False
     ) -> Sequence[Tensor | None]:
         """The derivatives of gradient·vector; `keep` the graph for another vector."""
-        with torch.enable_grad():
-            product = sum(
-                (gradient * part).sum()
-                for gradient, part in zip(gradients, vector, strict=True)
-                if gradient is not None and gradient.requires_grad
-            )
-            if not isinstance(product, Tensor):  # a loss that is linear in the weights
-                return [None] * len(vector)
-            return torch.autograd.grad(product, list(self._parameters.values()), allow_unused=True, retain_graph=keep)
+        terms = [
+            (gradient * part).sum()
+            for gradient, part in zip(first, vector, strict=True)
+            if gradient is not None and gradient.requires_grad
+        ]
+        if not terms:  # a loss that is linear in the weights
+            return [None] * len(vector)
+        return gradients(sum(terms[1:], terms[0]), list(self._parameters.values()), retain_graph=keep)
+
+    def _filled(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
+        return [
+            torch.zeros_like(p) if t is None else t for t, p in zip(tensors, self._parameters.values(), strict=True)
+        ]
+
+    def _blocks(self, vector: np.ndarray) -> list[np.ndarray]:
+        return np.split(vector, np.cumsum(self.sizes)[:-1])
 
     def _unflattened(self, vector: np.ndarray) -> list[Tensor]:
+        flat = np.asarray(vector).reshape(-1)
+        if len(flat) != self.shape[0]:
+            raise ValueError(f"expected a vector of {self.shape[0]:,} entries, got {len(flat):,}; see Hessian.shape")
         out = []
-        for block, (name, parameter) in zip(
-            self.blocks(np.asarray(vector).reshape(-1)), self._parameters.items(), strict=True
-        ):
+        for block, (name, parameter) in zip(self._blocks(flat), self._parameters.items(), strict=True):
             values = torch.from_numpy(np.ascontiguousarray(block)).to(parameter.device, parameter.dtype)
-            chosen = self._chosen[name]
-            if chosen is None:
+            if name not in self._chosen:
                 out.append(values.reshape(parameter.shape))
             else:
                 whole = torch.zeros_like(parameter, requires_grad=False)
-                whole[chosen] = values
+                whole[self._chosen[name]] = values
                 out.append(whole)
         return out
 
-    def _flattened(self, tensors: Sequence[Tensor]) -> np.ndarray:
-        out = np.empty(sum(self.sizes), dtype=self.dtype)
-        for block, tensor, name in zip(self.blocks(out), tensors, self.names, strict=True):
-            chosen = self._chosen[name]
-            values = tensor.reshape(-1) if chosen is None else tensor[chosen]
-            if not bool(torch.isfinite(values).all()):
+    def _flattened(self, tensors: Sequence[Tensor], *, finite: bool = True) -> np.ndarray:
+        out = np.empty(self.shape[0], dtype=self.dtype)
+        for block, tensor, name in zip(self._blocks(out), tensors, self.names, strict=True):
+            values = tensor[self._chosen[name]] if name in self._chosen else tensor.reshape(-1)
+            if finite and not bool(torch.isfinite(values).all()):
+                half = tensor.dtype in (torch.float16, torch.bfloat16)
                 raise ValueError(
                     f"the derivative of the loss (first or second) by {name!r} is not finite although the losses are; "
-                    "look for a square root or a division at 0, or for padding that attends to nothing"
+                    + (
+                        f"{str(tensor.dtype).removeprefix('torch.')} overflows: take the weights as model.float()"
+                        if half
+                        else "look for a square root or a division at 0, or for padding that attends to nothing"
+                    )
                 )
             block[:] = values.detach().to("cpu", torch.float64 if self.dtype == np.float64 else torch.float32).numpy()
         return out
-
-
-@contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Run attention in a form that has a second derivative; the model's choice is restored afterwards."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    config = getattr(model, "config", None)
-    attention = getattr(config, "_attn_implementation", None)
-    switched = attention not in (None, "eager", "sdpa") and hasattr(model, "set_attn_implementation")
-    fused_layers = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        if switched:
-            model.set_attn_implementation("eager")
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused_layers)
-        if switched:
-            model.set_attn_implementation(attention)
-
-
-def random_signs(n: int, dtype: Any, *, seed: int, probe: int) -> np.ndarray:
-    """n independent ±1 (Rademacher), the probes of trace and density estimates."""
-    return np.random.default_rng([seed, probe]).integers(0, 2, n, dtype=np.int8).astype(dtype) * 2 - 1

@@ -1,4 +1,4 @@
-"""What does an unfinished search for eigenvalues already know? The best approximations from the products so far."""
+"""Rayleigh-Ritz approximations of extreme eigenpairs, from the products of an unfinished search."""
 
 from __future__ import annotations
 

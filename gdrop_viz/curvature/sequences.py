@@ -1,32 +1,31 @@
-"""How does the Fisher diagonal compare with the Hessian's, and how sure is that? Both, sequence by sequence."""
+"""Curvature by sequence: trace of each sequence's Hessian beside its squared gradient, with errors over sequences."""
 
 from __future__ import annotations
 
-import html
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
+from gdrop_viz.base.checks import whole
 from gdrop_viz.base.interrupts import interruptible
 from gdrop_viz.base.intervals import mean_with_errors, rank_agreement, ratio_of_sums
 from gdrop_viz.base.progress import progress_bar
-from gdrop_viz.base.tensor_file import read_tensors, write_tensors
-from gdrop_viz.curvature.hessian import Hessian, random_signs
+from gdrop_viz.base.saved import Saved
+from gdrop_viz.curvature.hutchinson import Hutchinson, grouped
+from gdrop_viz.curvature.operator import SumOperator
 from gdrop_viz.fisher.batch import batch_size, part_of
-from gdrop_viz.models.losses import Loss
 from gdrop_viz.perturbation.selection import Selection, grouping
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, eq=False)
-class SequenceCurvature:
+@dataclass(frozen=True, eq=False, repr=False)
+class SequenceCurvature(Saved):
     """Estimates of tr H_n, and sums of (∂L_n/∂θ)², for each sequence n and group of parameters.
 
     Attributes
@@ -67,12 +66,10 @@ class SequenceCurvature:
         """
         if by == "part":
             return dict(self.parts)
-        group_of = _group_of(by)
-        sums: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}
-        for t, (name, size) in enumerate(zip(self.names, self.sizes, strict=True)):
-            traces, scores, elements = sums.get(group_of(name), (0.0, 0.0, 0))
-            sums[group_of(name)] = (traces + self.traces[:, :, t], scores + self.scores[:, t], elements + size)
-        return sums
+        group_of = grouping(by)
+        scores = grouped(self.names, self.sizes, self.scores, group_of)
+        traces = grouped(self.names, self.sizes, self.traces, group_of)
+        return {group: (traces[group][0], *scores[group]) for group in scores}
 
     def to_frame(self, by: str = "tensor") -> pd.DataFrame:
         """Return one row per group (see `groups`).
@@ -92,7 +89,10 @@ class SequenceCurvature:
         return frame.assign(ratio=frame["trace"] / frame["fisher"])
 
     def ratio(self) -> pd.Series:
-        """Return Hessian trace / sum of the Fisher scores with its error; see `over_sequences.ratio_of_sums`."""
+        """Return Hessian trace / sum of the Fisher scores with its errors and interval over sequences.
+
+        Entries: ratio, standard_error, probe_error, text_error, low, high; how: `base.intervals.ratio_of_sums`.
+        """
         import pandas as pd
 
         ((traces, scores, _),) = self.groups("all").values()
@@ -102,7 +102,7 @@ class SequenceCurvature:
     def rank_correlation(self, by: str = "place") -> pd.Series:
         """Return the Spearman correlation of mean Hessian diagonal and mean score over groups, with its interval.
 
-        See `over_sequences.rank_agreement`.
+        Entries: rank_correlation, low, high; how: `base.intervals.rank_agreement`.
         """
         import pandas as pd
 
@@ -111,100 +111,84 @@ class SequenceCurvature:
         traces = np.stack([traces.mean(axis=1) for traces, _, _ in groups], axis=1) / sizes
         return pd.Series(rank_agreement(traces, np.stack([scores for _, scores, _ in groups], axis=1) / sizes))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result as one safetensors file."""
-        facts = {"tensors": self.names, "sizes": self.sizes, "label": self.label}
-        facts["parts"] = {name: elements for name, (_, _, elements) in self.parts.items()}
-        arrays = {"traces": self.traces, "scores": self.scores}
-        for name, (traces, scores, _) in self.parts.items():
-            arrays |= {f"traces of {name}": traces, f"scores of {name}": scores}
-        write_tensors(path, "SequenceCurvature", arrays, facts)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> SequenceCurvature:
-        """Read what `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
-        tensors, facts = read_tensors(path, "SequenceCurvature")
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        parts = {n: (arrays[f"traces of {n}"], arrays[f"scores of {n}"], size) for n, size in facts["parts"].items()}
-        names, sizes = tuple(facts["tensors"]), tuple(facts["sizes"])
-        return cls(arrays["traces"], arrays["scores"], names, sizes, facts["label"], parts)
-
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         ratio = self.ratio()
         return (
-            f"SequenceCurvature({self.label}: trace / Fisher {ratio['ratio']:.3g} ± {ratio['standard_error']:.2g} "
-            f"from {self.n_sequences} sequences x {self.n_probes} probes)"
+            f"{self.label}: trace / Fisher {ratio['ratio']:.3g} ± {ratio['standard_error']:.2g} "
+            f"from {self.n_sequences} sequences x {self.n_probes} probes"
         )
 
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>{self.to_frame('layer').to_html(float_format=lambda v: f'{v:.4g}')}"
+    def _table(self) -> pd.DataFrame:
+        return self.to_frame("layer")
 
 
-def sequence_curvature(
-    model: nn.Module,
-    batches: Sequence[Mapping[str, Tensor]],
+def by_sequence(
+    hessian: SumOperator,
     n_probes: int = 2,
     *,
-    selection: Selection | None = None,
     parts: Mapping[str, Selection] | None = None,
     seed: int = 0,
-    loss: Loss | None = None,
     progress: bool = True,
     stop: threading.Event | None = None,
 ) -> SequenceCurvature:
     """Estimate for each sequence the trace of its Hessian, and the sum of its squared gradient, on the same pass.
 
-    Hutchinson, as `hessian_trace`, but the unit is the sequence, and every sequence has probes of its own: the
+    Hutchinson's estimator as in `trace`, but the unit is the sequence, and every sequence has probes of its own: the
     sequences' estimates are then independent, so their spread holds the chance of the text AND that of the probes,
-    and the ratio of the two diagonals gets an error bar that means what it says. `n_probes` of 2 or more tell the two
-    chances apart; more sequences make both smaller, more probes only the second.
+    and the ratio of the two diagonals gets an error bar that means what it says. Costs one forward pass, one gradient
+    and `n_probes` second derivatives per sequence.
 
-    Costs one forward pass, one gradient and `n_probes` second derivatives per sequence. When `stop` is set, or on
-    Ctrl-C, the sequences done so far are returned.
+    Parameters
+    ----------
+    n_probes
+        Random vectors for each sequence. 2 or more tell the chances of text and probes apart; more sequences make
+        both smaller, more probes only the second.
+    parts
+        Name -> Selection: sets of elements that are estimated beside the tensors, from the same probes.
+    seed
+        Of the probes.
+    progress
+        Show a progress bar.
+    stop
+        When it is set, or on Ctrl-C, the sequences done so far are returned.
 
-    Raises ValueError for n_probes below 1 or fewer than two sequences, RuntimeError if it is stopped before the second.
+    Returns
+    -------
+    SequenceCurvature
+        Traces and scores of each sequence, for every tensor and part.
 
-    >>> import torch
-    >>> model = nn.Linear(2, 1, bias=False)
-    >>> _ = nn.init.ones_(model.weight)
-    >>> square = lambda outputs, batch: outputs[:, 0] ** 2  # H_n = 2 x xᵀ, gradient 2 (w·x) x
-    >>> batches = [{"input": torch.tensor([[3.0, 0.0], [0.0, 1.0]])}]
-    >>> frame = sequence_curvature(model, batches, loss=square, progress=False).to_frame()
-    >>> frame[["trace", "fisher"]].values.tolist()  # means of 18 and 2, of 324 and 4
-    [[10.0, 164.0]]
+    Raises
+    ------
+    ValueError
+        For n_probes below 1 or fewer than two sequences.
+    RuntimeError
+        If it is stopped before the second sequence.
     """
-    if isinstance(n_probes, bool) or not isinstance(n_probes, (int, np.integer)) or n_probes < 1:
-        raise ValueError(f"expected n_probes as a whole number of at least 1, got {n_probes!r}")
-    batches = [batches] if isinstance(batches, Mapping) else list(batches)
-    hessian = Hessian(model, batches, selection=selection, loss=loss)  # checks model, batches and weights
-    total = sum(map(batch_size, batches))
+    whole(n_probes, "n_probes")
+    total = sum(map(batch_size, hessian.batches))
     if total < 2:
-        raise ValueError(f"expected at least two sequences (for an error over them), got {total}")
-    places = {name: hessian.places(part) for name, part in (parts or {}).items()}
+        raise ValueError(f"expected at least two sequences (for an error over them), got {total}; give more batches")
     traces, scores = [], []
     with (
         interruptible(stop) as stopping,
         hessian,
         progress_bar(total=total, description="curvature", unit="sequence", show=progress) as bar,
     ):
-        for number, (one, where, first) in enumerate(_sequences(batches)):
+        estimate = Hutchinson(hessian, parts, seed)
+        for number, (one, where, first) in enumerate(_sequences(hessian.batches)):
             if stopping():
                 break
             gradient, times = hessian.of(one, where, first)
-            scores.append(hessian.sums(gradient**2, places))
+            scores.append(estimate.sums(gradient**2))
             probes = range(number * n_probes, (number + 1) * n_probes)
-            signs = (random_signs(hessian.shape[0], hessian.dtype, seed=seed, probe=probe) for probe in probes)
-            traces.append([hessian.sums(v * times(v), places) for v in signs])
+            traces.append([estimate.sample(times, probe) for probe in probes])
             bar.update()
     if len(scores) < 2:
         raise RuntimeError("the curvature was stopped before the second sequence; nothing can be said of it")
-    every, squares = np.array(traces), np.array(scores)
-    n = len(hessian.names)
-    of_parts = {
-        name: (every[:, :, n + k], squares[:, n + k], len(place)) for k, (name, place) in enumerate(places.items())
-    }
-    names, sizes = tuple(hessian.names), tuple(hessian.sizes)
-    return SequenceCurvature(every[:, :, :n], squares[:, :n], names, sizes, hessian.label, of_parts)
+    of_tensors, of_parts = estimate.apart(traces)
+    squares, squares_of_parts = estimate.apart(scores)
+    triples = {name: (values, *squares_of_parts[name]) for name, (values, _) in of_parts.items()}
+    return SequenceCurvature(of_tensors, squares, tuple(hessian.names), tuple(hessian.sizes), hessian.label, triples)
 
 
 def _sequences(batches: Sequence[Mapping[str, Tensor]]) -> Iterator[tuple[dict[str, Tensor], str, int]]:
@@ -212,12 +196,3 @@ def _sequences(batches: Sequence[Mapping[str, Tensor]]) -> Iterator[tuple[dict[s
     for number, batch in enumerate(batches):
         for n in range(batch_size(batch)):
             yield part_of(batch, slice(n, n + 1)), f"batch {number}", n
-
-
-def _group_of(by: str) -> Callable[[str], str]:
-    if by == "all":
-        return lambda name: "all"
-    if by == "place":
-        layer, component = grouping("layer"), grouping("component")
-        return lambda name: f"{layer(name)}, {component(name)}"
-    return grouping(by)

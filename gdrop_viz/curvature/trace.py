@@ -1,30 +1,28 @@
-"""How curved is the loss in total, and in which layers? The Hessian's trace, by Hutchinson's estimator."""
+"""Trace of the Hessian, in total and by tensor, layer or component, by Hutchinson's estimator."""
 
 from __future__ import annotations
 
-import html
-import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor, nn
 
+from gdrop_viz.base.checks import whole
 from gdrop_viz.base.interrupts import interruptible
 from gdrop_viz.base.progress import progress_bar
-from gdrop_viz.base.tensor_file import read_tensors, write_tensors
-from gdrop_viz.curvature.hessian import Hessian, random_signs
-from gdrop_viz.models.losses import Loss
+from gdrop_viz.base.saved import Saved
+from gdrop_viz.curvature.hutchinson import Hutchinson, grouped
+from gdrop_viz.curvature.operator import Operator
 from gdrop_viz.perturbation.selection import Selection, grouping
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, eq=False)
-class HessianTrace:
+@dataclass(frozen=True, eq=False, repr=False)
+class HessianTrace(Saved):
     """Estimates of tr H, and of the trace of each tensor's diagonal block.
 
     Attributes
@@ -74,20 +72,13 @@ class HessianTrace:
         return self.to_frame("component")
 
     def to_frame(self, by: str = "tensor") -> pd.DataFrame:
-        """Return one row per "tensor", "layer", "component" or "part".
+        """Return one row per "tensor", "layer", "component", "place" (component of a layer), "all" or "part".
 
         Columns: elements; trace and its standard_error over probes; mean_diagonal = trace / elements.
         """
         import pandas as pd
 
-        if by == "part":
-            sums = dict(self.parts)
-        else:
-            group_of = grouping(by)
-            sums = {}
-            for name, size, samples in zip(self.names, self.sizes, self.samples.T, strict=True):
-                before, elements = sums.get(group_of(name), (0.0, 0))
-                sums[group_of(name)] = (before + samples, elements + size)
+        sums = self.parts if by == "part" else grouped(self.names, self.sizes, self.samples, grouping(by))
         rows = [
             {by: group, "elements": elements, "trace": samples.mean(), "standard_error": _standard_error(samples)}
             for group, (samples, elements) in sums.items()
@@ -95,77 +86,66 @@ class HessianTrace:
         frame = pd.DataFrame(rows, columns=[by, "elements", "trace", "standard_error"]).set_index(by)
         return frame.assign(mean_diagonal=frame["trace"] / frame["elements"])
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result as one safetensors file."""
-        facts = {"tensors": self.names, "sizes": self.sizes, "label": self.label}
-        facts["parts"] = {name: elements for name, (_, elements) in self.parts.items()}
-        parts = {f"part {name}": samples for name, (samples, _) in self.parts.items()}
-        write_tensors(path, "HessianTrace", {"samples": self.samples, **parts}, facts)
+    def _summary(self) -> str:
+        return f"{self.label}: {self.mean:.4g} ± {self.standard_error:.2g} from {self.n_probes} probes"
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> HessianTrace:
-        """Read what `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
-        arrays, facts = read_tensors(path, "HessianTrace")
-        parts = {name: (arrays[f"part {name}"].numpy(), size) for name, size in facts["parts"].items()}
-        return cls(arrays["samples"].numpy(), tuple(facts["tensors"]), tuple(facts["sizes"]), facts["label"], parts)
-
-    def __repr__(self) -> str:
-        return f"HessianTrace({self.label}: {self.mean:.4g} ± {self.standard_error:.2g} from {self.n_probes} probes)"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>{self.layers.to_html(float_format=lambda v: f'{v:.4g}')}"
+    def _table(self) -> pd.DataFrame:
+        return self.layers
 
 
-def hessian_trace(
-    model: nn.Module,
-    batches: Sequence[Mapping[str, Tensor]],
+def trace(
+    hessian: Operator,
     n_probes: int = 30,
     *,
-    selection: Selection | None = None,
     parts: Mapping[str, Selection] | None = None,
     seed: int = 0,
-    loss: Loss | None = None,
     progress: bool = True,
     stop: threading.Event | None = None,
 ) -> HessianTrace:
-    """Estimate the trace of the Hessian of L = 1/N Σ_n L_n, in total and for each tensor.
+    """Estimate the trace, in total and for each tensor, by Hutchinson's estimator with random signs.
 
-    Hutchinson: tr H = E[vᵀ H v] for v of independent random signs; restricted to the entries of one tensor, vₜᵀ(H v)ₜ
-    has the trace of that tensor's block as its mean. So it is for any set of elements: `parts` (name -> Selection)
-    are estimated from the same probes, which costs nothing. When `stop` is set, or on Ctrl-C, the probes done so far
-    are returned.
+    Parameters
+    ----------
+    n_probes
+        How many random vectors; the standard error falls with their square root. Each costs one product.
+    parts
+        Name -> Selection: sets of elements whose trace is estimated from the same probes, which costs nothing.
+    seed
+        Of the probes.
+    progress
+        Show a progress bar.
+    stop
+        When it is set, or on Ctrl-C, the probes done so far are returned.
 
-    Raises ValueError for n_probes below 2, RuntimeError if it is stopped before the second probe.
+    Returns
+    -------
+    HessianTrace
+        The samples of each probe, for every tensor and part.
 
-    >>> import torch
-    >>> model = nn.Linear(2, 1, bias=False)
-    >>> square = lambda outputs, batch: outputs[:, 0] ** 2
-    >>> batches = [{"input": torch.tensor([[3.0, 0.0], [0.0, 1.0]])}]  # Hessian diag(9, 1)
-    >>> round(hessian_trace(model, batches, n_probes=4, loss=square, progress=False).mean, 4)
-    10.0
+    Raises
+    ------
+    ValueError
+        For n_probes below 2, of which no error can be told.
+    RuntimeError
+        If it is stopped before the second probe.
     """
-    if isinstance(n_probes, bool) or not isinstance(n_probes, (int, np.integer)) or n_probes < 2:
-        raise ValueError(f"expected n_probes as a whole number of at least 2 (for a standard error), got {n_probes!r}")
+    whole(n_probes, "n_probes", least=2)
     samples = []
     with (
         interruptible(stop) as stopping,
-        Hessian(model, batches, selection=selection, loss=loss) as hessian,
+        hessian,
         progress_bar(total=n_probes, description="Hutchinson", unit="probe", show=progress) as bar,
     ):
-        n = hessian.shape[0]
-        places = {name: hessian.places(part) for name, part in (parts or {}).items()}
+        estimate = Hutchinson(hessian, parts, seed)
         for probe in range(n_probes):
             if stopping():
                 break
-            signs = random_signs(n, hessian.dtype, seed=seed, probe=probe)
-            diagonal = signs * (hessian @ signs)  # its mean over probes is H's diagonal
-            samples.append(hessian.sums(diagonal, places))
+            samples.append(estimate.sample(hessian.matvec, probe))
             bar.update()
     if len(samples) < 2:
         raise RuntimeError("the trace was stopped before the second probe; nothing can be said of it")
-    every, tensors = np.array(samples), len(hessian.names)
-    found = {name: (every[:, tensors + k], len(place)) for k, (name, place) in enumerate(places.items())}
-    return HessianTrace(every[:, :tensors], tuple(hessian.names), tuple(hessian.sizes), hessian.label, found)
+    tensors, of_parts = estimate.apart(samples)
+    return HessianTrace(tensors, tuple(hessian.names), tuple(hessian.sizes), hessian.label, of_parts)
 
 
 def _standard_error(values: np.ndarray) -> float:

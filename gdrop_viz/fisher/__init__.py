@@ -1,4 +1,4 @@
-"""Where does a model keep its information? Diagonal Fisher information, exact per sequence."""
+"""Diagonal Fisher information of a language model, exact per sequence."""
 
 from __future__ import annotations
 

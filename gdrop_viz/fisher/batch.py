@@ -1,7 +1,7 @@
-"""How does one batch add to the sums: by hooks, or by the plain loop over its sequences?
+"""Squared per-sequence gradients of one batch: from one batched backward pass, or from a loop over its sequences.
 
-The loop is the definition written down: one forward and one backward per sequence. The hooks give the same numbers at
-the price of one backward pass for the whole batch; what they do not cover goes through the loop.
+The loop is the definition written down: one forward and one backward per sequence. The batched way gives the same
+numbers at the price of one backward pass for the whole batch; what it does not cover goes through the loop.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gdrop_viz.base.checks import finite_losses
 from gdrop_viz.base.state import preserved_requires_grad
 from gdrop_viz.fisher.estimators import surrogate_losses
+from gdrop_viz.fisher.per_sample import Use
 from gdrop_viz.fisher.sums import Sums
 from gdrop_viz.fisher.tracing import Tracer
 from gdrop_viz.models.losses import Loss, predictions, sequence_losses
@@ -41,68 +42,91 @@ class Objective:
         )
 
 
-def by_hooks(
+@dataclass(frozen=True)
+class Part:
+    """Sequences of a batch, all or some of them, and where they come from.
+
+    first: number of the first one in the whole text, to which its random labels belong.
+    row: its row in its batch, which `where` names in error messages.
+    """
+
+    batch: Batch
+    first: int = 0
+    row: int = 0
+    where: str = "the batch"
+
+    def __len__(self) -> int:
+        return batch_size(self.batch)
+
+    def rows(self, start: int, stop: int) -> Part:
+        """The sequences `start` .. `stop` - 1 of these."""
+        return Part(part_of(self.batch, slice(start, stop)), self.first + start, self.row + start, self.where)
+
+    def halves(self) -> tuple[Part, Part]:
+        """The first half of these sequences and the second."""
+        middle = len(self) // 2
+        return self.rows(0, middle), self.rows(middle, len(self))
+
+
+def add_batched(
     model: nn.Module,
     parameters: Mapping[str, nn.Parameter],
-    batch: Batch,
+    part: Part,
     sums: Sums,
-    *,
     objective: Objective,
-    first: int = 0,
-    row: int = 0,
-    where: str = "the batch",
+    *,
+    added: dict[str, int] | None = None,
 ) -> dict[str, str]:
-    """Add the batch's squared per-sequence gradients of `parameters`; returns {name: reason} of those left out.
+    """Add the squared per-sequence gradients of `parameters` to `sums`; return {name: reason} of those left out.
 
-    `row` is the place of the batch's first sequence in `where`, for the words of an error.
+    added: {name: how many backward passes of this part are in `sums` already}, kept up to date, so that a part that
+        ran out of memory can go on in halves.
     """
-    tracer = Tracer(parameters, batch_size(batch), sums.add_uses)
+    added = {} if added is None else added
+    passes = 0
+
+    def add(name: str, uses: list[Use]) -> None:
+        if added.get(name, 0) <= passes:
+            sums.add_uses(name, uses, part.row)
+            added[name] = passes + 1
+
+    tracer = Tracer(parameters, len(part), add)
     with preserved_requires_grad(model):
         with torch.enable_grad(), tracer:
-            losses = objective.losses(model, tracer.mark(batch), first)
-            current = next(losses)
+            losses = objective.losses(model, tracer.inputs(part.batch), part.first)
+            current: Tensor | None = next(losses)
         while current is not None:
-            finite_losses(current, where, first=row)
+            finite_losses(current, part.where, first=part.row)
             with torch.enable_grad():
                 # the next surrogate needs the same graph: look ahead before letting this one go
                 following = next(losses, None)
             tracer.backward(current, last=following is None)
-            current = following
+            current, passes = following, passes + 1
     return tracer.unsupported
 
 
-def by_loop(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    batch: Batch,
-    sums: Sums,
-    *,
-    objective: Objective,
-    first: int = 0,
-    row: int = 0,
-    where: str = "the batch",
+def add_looped(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], part: Part, sums: Sums, objective: Objective
 ) -> None:
-    """The same by brute force: each sequence alone through the model, its gradient squared and added.
-
-    `row` is the place of the batch's first sequence in the batch that `sums` has begun.
-    """
+    """Add the same by brute force: each sequence alone through the model, its gradient squared and added."""
     if not parameters:
         return
     names, tensors = list(parameters), list(parameters.values())
     with preserved_requires_grad(model):
         for tensor in tensors:
             tensor.requires_grad_(tensor.is_floating_point())
-        for n in range(batch_size(batch)):
+        for n in range(len(part)):
+            one = part.rows(n, n + 1)
             with torch.enable_grad():
-                losses = objective.losses(model, part_of(batch, slice(n, n + 1)), first + n)
-                current = next(losses)
+                losses = objective.losses(model, one.batch, one.first)
+                current: Tensor | None = next(losses)
                 while current is not None:
-                    finite_losses(current, where, first=row + n)
+                    finite_losses(current, part.where, first=one.row)
                     following = next(losses, None)
                     keep = following is not None
                     gradients = torch.autograd.grad(current.sum(), tensors, allow_unused=True, retain_graph=keep)
                     for name, gradient in zip(names, gradients, strict=True):
-                        sums.add_gradient(name, gradient, row + n)
+                        sums.add_gradient(name, gradient, one.row)
                     current = following
 
 

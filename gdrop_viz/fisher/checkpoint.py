@@ -1,9 +1,7 @@
-"""How does a killed estimation go on? Its sums lie in one safetensors file beside the count of batches they hold."""
+"""Checkpoint of a running estimation: its sums in one safetensors file, beside the count of batches they hold."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,14 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gdrop_viz.base.digest import feed_tensors
+from gdrop_viz.base.digest import digest
 from gdrop_viz.base.files import exclusive
 from gdrop_viz.base.processes import distributed
 from gdrop_viz.base.saved import load_tensors, save_tensors
 from gdrop_viz.fisher.batch import Batch, Objective
 from gdrop_viz.fisher.sums import Sums
+from gdrop_viz.models.digest import model_digest
 
 logger = logging.getLogger(__name__)
 
@@ -28,35 +27,11 @@ _SHARE = 10  # a write waits this many times what the last one took
 
 
 def fingerprint(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    objective: Objective,
-    resolution: str,
-    names: list[str],
-    *,
-    by_sums: bool = False,
+    model: nn.Module, batches: Sequence[Batch], objective: Objective, resolution: str, names: list[str]
 ) -> str:
-    """A checksum of everything that determines the result: weights, text, batching and settings.
-
-    `by_sums`: as files from before have it, in which two sums stood for the weights of a tensor.
-    """
-    digest = hashlib.sha256()
-    settings = {k: v for k, v in asdict(objective).items() if k != "loss"}
-    digest.update(json.dumps([settings, resolution, names, objective.loss is not None], sort_keys=True).encode())
-    if by_sums:
-        for name, tensor in model.state_dict().items():
-            wide = tensor.detach().double()
-            sums = f"{tuple(tensor.shape)} {wide.sum().item()!r} {wide.square().sum().item()!r}"
-            digest.update(f"{name}{sums}".encode())
-    else:
-        feed_tensors(digest, model.state_dict().items())
-    for batch in batches:
-        for name in sorted(batch):
-            value = batch[name]
-            if isinstance(value, Tensor):
-                digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest() if by_sums else f"sha256 {digest.hexdigest()}"
+    """A digest of everything that determines the result: weights and code of the model, text, batching and settings."""
+    settings = {key: value for key, value in asdict(objective).items() if key != "loss"}
+    return digest(model_digest(model), [dict(batch) for batch in batches], settings, resolution, names, objective.loss)
 
 
 class Checkpoint:
@@ -65,9 +40,8 @@ class Checkpoint:
     `seconds` is the longest time between two writings.
     """
 
-    def __init__(self, path: str | Path | None, identity: Callable[..., str], *, seconds: float = 60.0) -> None:
+    def __init__(self, path: str | Path | None, identity: Callable[[], str], *, seconds: float = 60.0) -> None:
         self.path = None if path is None else _of_this_process(Path(path))
-        self._identity = identity
         self.fingerprint = "" if path is None else identity()
         self.seconds = seconds
         self._cost, self._written, self._batches = 0.0, time.monotonic(), 0
@@ -76,7 +50,7 @@ class Checkpoint:
         """Write after every batch, but spend at most a tenth of the time on it while `seconds` are not over."""
         waited = time.monotonic() - self._written
         due = always or waited >= min(self.seconds, _SHARE * self._cost)
-        if self.path is None or batches_done == self._batches or not due:
+        if batches_done == self._batches or not due:
             return
         began = time.monotonic()
         self.write(sums, batches_done)
@@ -85,6 +59,8 @@ class Checkpoint:
 
     def write(self, sums: Sums, batches_done: int) -> None:
         """Put the sums after so many batches into the file; the old ones stay until the new are whole."""
+        if self.path is None:
+            return
         header = {"kind": _KIND, "fingerprint": self.fingerprint, "batches": batches_done}
         save_tensors(self.path, "gdrop_viz", header, sums.tensors())
         logger.info("checkpoint after %d batches in %s", batches_done, self.path)
@@ -98,26 +74,23 @@ class Checkpoint:
             return 0
         header, tensors = load_tensors(self.path, "gdrop_viz", remedy="delete it and start again")
         if header.get("kind") != _KIND:
-            raise ValueError(f"{self.path} is not a Fisher checkpoint; choose another path for checkpoint=.")
+            raise ValueError(f"{self.path} is not a Fisher checkpoint; choose another path for checkpoint=")
+        if header.get("fingerprint") != self.fingerprint:
+            raise ValueError(
+                f"{self.path} is the checkpoint of another run (other weights, text or settings); "
+                "delete it or choose another path for checkpoint="
+            )
         try:
-            there = header["fingerprint"]
-            older = not there.startswith("sha256 ")
-            if there != (self._identity(by_sums=True) if older else self.fingerprint):
-                raise ValueError(
-                    f"{self.path} is the checkpoint of another run (other weights, text or settings); "
-                    "delete it or choose another path for checkpoint=."
-                )
             sums.restore(tensors)
-            batches = int(header["batches"])
-        except (KeyError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"{self.path} is damaged ({error}); delete it and start again.") from error
-        self._batches = batches
-        logger.info("going on after %d batches from %s", batches, self.path)
-        return batches
+            self._batches = int(header["batches"])
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{self.path} is damaged ({error}); delete it and start again") from error
+        logger.info("going on after %d batches from %s", self._batches, self.path)
+        return self._batches
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other runs away from the file; without a file there is nothing to keep."""
+    def locked(self) -> Iterator[None]:
+        """Keep other runs away from the file; without a file there is nothing to lock."""
         with nullcontext() if self.path is None else exclusive(self.path):
             yield
 

@@ -1,4 +1,4 @@
-"""Which Fisher information is meant? Empirical, sampled, Hutchinson or exact: four answers to one question.
+"""Estimators of the Fisher information: empirical, sampled, Hutchinson and exact.
 
 Every estimator turns predictions into surrogate losses, one per sequence and draw; the score of a parameter is the sum
 over draws of the squared gradients of these surrogates, averaged over sequences. With L_n the mean negative
@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from gdrop_viz.base.checks import one_of, whole
 from gdrop_viz.models.losses import Predictions
 
 ESTIMATORS = ("empirical", "sampled", "hutchinson", "exact")
@@ -93,12 +94,9 @@ class _NegativeLogLikelihood(torch.autograd.Function):
 
 def check_estimator(estimator: str, draws: int) -> None:
     """Raise ValueError on an unknown estimator or a senseless number of draws."""
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator must be one of {', '.join(map(repr, ESTIMATORS))}; got {estimator!r}.")
-    if not isinstance(draws, int) or draws < 1:
-        raise ValueError(f"draws must be a whole number of at least 1, got {draws!r}.")
-    if draws > 1 and estimator in ("empirical", "exact"):
-        raise ValueError(f"the {estimator} estimator draws nothing at random: draws must be 1, got {draws}.")
+    one_of(estimator, ESTIMATORS, "estimator")
+    if whole(draws, "draws") > 1 and estimator in ("empirical", "exact"):
+        raise ValueError(f"expected draws=1, as the {estimator} estimator draws nothing at random, got {draws}")
 
 
 def _every_class(predictions: Predictions, log_p: Tensor) -> Iterator[Tensor]:

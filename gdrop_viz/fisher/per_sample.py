@@ -1,8 +1,8 @@
-"""What does one use of a parameter contribute to each sequence's gradient?
+"""Per-sequence gradients of one use of a parameter.
 
 A parameter meets the data in few ways: as a factor of a matrix product, as a looked-up table, as an elementwise factor
-or summand. Each way is a `Use`: what the forward saw, what the backward brought, and from both the gradient of every
-single sequence, without a loop over models.
+or summand. Each way is a `Use`: the input of the forward pass, the gradient of the backward pass, and from both the
+gradient of every single sequence, without a loop over models.
 
 In formulas, with g_nt the gradient of L_n at the use's output and a_nt its input at row t of sequence n:
     matrix product   G_n = Σ_t g_nt a_ntᵀ
@@ -58,53 +58,53 @@ class Use(ABC):
 
     def release(self) -> None:
         """Let go of what was kept of forward and backward."""
-        for name in ("forward", "known", "brought", "gradients", "reduce", "index", "order"):
-            if hasattr(self, name):
-                setattr(self, name, None)
+        for name in ("forward", "inputs", "gradient", "gradients", "reduce", "index", "order"):
+            vars(self).pop(name, None)
 
 
 @dataclass
 class MatrixUse(Use):
-    """A matrix product: G = Σ_t left_t right_tᵀ; the forward knows one factor, the backward brings the other.
+    """A matrix product: G = Σ_t left_t right_tᵀ; the forward pass gives one factor, the backward the other.
 
-    `known` is the input, (R, I); the parameter is (O, I) if not `transposed` (nn.Linear), else (I, O) (GPT-2's Conv1D).
+    `inputs` is (R, I), `gradient` that of the output, (R, O); the parameter is (O, I) if not `transposed` (nn.Linear),
+    else (I, O) (GPT-2's Conv1D).
     """
 
-    known: Tensor
+    inputs: Tensor
     transposed: bool
-    brought: Tensor | None = None
-    forward: tuple[Tensor, tuple[int, ...]] | None = field(init=False)
+    gradient: Tensor = field(init=False)
+    forward: tuple[Tensor, tuple[int, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.forward = self.known, self.offsets
+        self.forward = self.inputs, self.offsets
 
     def receive(self, grad: Tensor) -> None:
-        # every draw of a sampled estimator brings another gradient to the same forward
-        self.known, self.offsets = self.forward
-        self.brought = grad.reshape(-1, grad.shape[-1])
-        self._drop_silent_rows()
+        # every draw of a sampled estimator has another gradient for the same forward pass
+        self.inputs, self.offsets = self.forward
+        self.gradient = grad.reshape(-1, grad.shape[-1])
+        self._drop_zero_rows()
 
-    def _drop_silent_rows(self) -> None:
+    def _drop_zero_rows(self) -> None:
         """Leave out rows without gradient: padding, and in a last layer every position that predicts nothing."""
         # one column settles most cases at a fraction of the price
-        if (self.brought[:, 0] != 0).sum() > _MOST * len(self.brought):
+        if (self.gradient[:, 0] != 0).sum() > _MOST * len(self.gradient):
             return
-        heard = (self.brought != 0).any(-1)
-        counts = torch.stack([part.sum() for part in heard.split(self.lengths)]).tolist()
-        if sum(counts) > _MOST * len(heard):
+        nonzero = (self.gradient != 0).any(-1)
+        counts = torch.stack([part.sum() for part in nonzero.split(self.lengths)]).tolist()
+        if sum(counts) > _MOST * len(nonzero):
             return
-        self.known, self.brought = self.known[heard], self.brought[heard]
+        self.inputs, self.gradient = self.inputs[nonzero], self.gradient[nonzero]
         self.offsets = (0, *accumulate(counts))
 
     @property
     def left(self) -> Tensor:
         """(R, parameter's first axis)."""
-        return self.known if self.transposed else self.brought
+        return self.inputs if self.transposed else self.gradient
 
     @property
     def right(self) -> Tensor:
         """(R, parameter's second axis)."""
-        return self.brought if self.transposed else self.known
+        return self.gradient if self.transposed else self.inputs
 
     def add_to(self, gradient: Tensor, n: int, rows: slice) -> None:
         gradient.addmm_(*self._factors(n, rows, gradient.dtype))
@@ -126,7 +126,7 @@ class TableUse(Use):
 
     index: Tensor
     padding: int | None = None
-    brought: Tensor | None = None
+    gradient: Tensor = field(init=False)
     order: Tensor = field(init=False)
     positions: list[int] = field(init=False)
 
@@ -141,7 +141,7 @@ class TableUse(Use):
         grad = grad.reshape(-1, grad.shape[-1])[self.order]
         if self.padding is not None:
             grad.masked_fill_((self.index == self.padding).unsqueeze(-1), 0)
-        self.brought = grad
+        self.gradient = grad
 
     def add_to(self, gradient: Tensor, n: int, rows: slice) -> None:
         low, high = self.offsets[n], self.offsets[n + 1]
@@ -149,15 +149,15 @@ class TableUse(Use):
             bisect_left(self.positions, rows.start, low, high), bisect_left(self.positions, rows.stop, low, high)
         )
         if at.start < at.stop:
-            gradient.index_add_(0, self.index[at] - rows.start, self.brought[at].to(gradient.dtype))
+            gradient.index_add_(0, self.index[at] - rows.start, self.gradient[at].to(gradient.dtype))
 
     def combined(self) -> tuple[Tensor, Tensor, Tensor]:
         """The distinct (sequence, row) pairs: row (U,), sequence (U,), and the gradient there (U, width)."""
         counts = torch.tensor(self.offsets, device=self.index.device).diff()
         sequence = torch.repeat_interleave(torch.arange(len(counts), device=self.index.device), counts)
         keys, inverse = torch.unique_consecutive(sequence * self.shape[0] + self.index, return_inverse=True)
-        brought = self.brought.to(accumulation_dtype(self.brought))
-        gradient = brought.new_zeros(len(keys), brought.shape[1]).index_add_(0, inverse, brought)
+        each = self.gradient.to(accumulation_dtype(self.gradient))
+        gradient = each.new_zeros(len(keys), each.shape[1]).index_add_(0, inverse, each)
         return keys % self.shape[0], keys // self.shape[0], gradient
 
 
@@ -169,7 +169,7 @@ class ElementwiseUse(Use):
     """
 
     reduce: Callable[[Tensor], Tensor]
-    gradients: Tensor | None = None
+    gradients: Tensor = field(init=False)
 
     def receive(self, grad: Tensor) -> None:
         self.gradients = self.reduce(grad)
@@ -182,16 +182,16 @@ class ElementwiseUse(Use):
 class RowwiseUse(Use):
     """A use whose first axis is the sequences' (a bias expanded over the batch): G_n lives in sequence n's rows."""
 
-    brought: Tensor | None = None
+    gradient: Tensor = field(init=False)
 
     def receive(self, grad: Tensor) -> None:
-        self.brought = grad
+        self.gradient = grad
 
     def add_to(self, gradient: Tensor, n: int, rows: slice) -> None:
         own = self.rows(n)
         at = slice(max(own.start, rows.start), min(own.stop, rows.stop))
         if at.start < at.stop:
-            gradient[at.start - rows.start : at.stop - rows.start].add_(self.brought[at])
+            gradient[at.start - rows.start : at.stop - rows.start].add_(self.gradient[at])
 
 
 @dataclass
@@ -205,7 +205,7 @@ class PulledBackUse(Use):
     pull_back: Callable[[Tensor], Tensor]
 
     def receive(self, grad: Tensor) -> None:
-        """`inner` is told by whoever owns it, once for all parameters that it derives from."""
+        """`inner` gets it from whoever owns it, once for all parameters that it derives from."""
 
     def add_to(self, gradient: Tensor, n: int, rows: slice) -> None:
         derived = torch.zeros(self.inner.shape, dtype=gradient.dtype, device=gradient.device)

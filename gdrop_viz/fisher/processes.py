@@ -1,4 +1,4 @@
-"""How do several processes (torchrun, accelerate launch) share one estimation? Each takes batches; sums are added."""
+"""Several processes (torchrun, accelerate launch) on one estimation: each has its batches; sums are added."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gdrop_viz.fisher.batch import Batch
 from gdrop_viz.fisher.sums import Sums
 
 
-def my_share(batches: Sequence[Batch]) -> range:
+def share_of_process(batches: Sequence[Batch]) -> range:
     """The batches of this process: every world-size-th under torchrun, all of them otherwise."""
     if not distributed():
         return range(len(batches))

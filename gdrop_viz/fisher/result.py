@@ -1,29 +1,30 @@
-"""What is known of a model's Fisher information: scores, means per tensor, error bars, groupings, and their file."""
+"""Fisher information of a model: scores, means per tensor with error bars, groupings, and their file."""
 
 from __future__ import annotations
 
-import html
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz.base.saved import load_tensors, save_tensors
+from gdrop_viz.base.checks import number, one_of, whole
+from gdrop_viz.base.saved import Saved
+from gdrop_viz.fisher.stability import stability
+from gdrop_viz.fisher.units import by_head, by_unit, is_transposed
 from gdrop_viz.models.anatomy import places_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_KIND = "gdrop_viz Fisher information"
-_VERSION = 1
+_GROUPINGS = {"layer": ["layer"], "component": ["component"], "layer and component": ["layer", "component"]}
 
 
-@dataclass(frozen=True, eq=False)
-class Fisher:
+@dataclass(frozen=True, eq=False, repr=False)
+class Fisher(Saved):
     """Diagonal Fisher information, F = 1/N Σ_n (∂L_n/∂θ)², in nats² per squared unit of the parameter.
 
     Attributes
@@ -40,42 +41,66 @@ class Fisher:
         A score per parameter, each tensor in its parameter's shape; None at tensor resolution.
     history : pandas.DataFrame
         Mean score of each tensor (columns) in successive sequences, or blocks of them (rows).
+    model_class : str
+        Name of the model's class; empty if the scores came from elsewhere.
+    looped : dict[str, str]
+        The parameters that went through the loop, one pass per sequence, and why.
+    ended : str
+        Why the run ended: "all sequences", "stopped" or "stable at confidence ...".
+    text_checksum : str | None
+        Of the batches, where they have one.
+    is_restricted : bool
+        Whether only some of the model's parameters were asked for.
+    n_heads, n_key_value_heads : int | None
+        The configuration's numbers of attention heads.
     metadata : dict
-        Model class, draws, seed, checksum of the text, what went through the loop, why the run ended.
+        Draws, seed, sequences per row of `history`, versions of the libraries.
 
+    Examples
+    --------
     >>> import pandas as pd
     >>> fisher = Fisher.from_means(pd.Series({"h.0.attn.c_attn.weight": 2.0, "h.1.mlp.c_fc.weight": 1.0}))
     >>> fisher.grouped("layer")["mean"].to_dict()
     {'layer 0': 2.0, 'layer 1': 1.0}
     """
 
-    means: pd.Series = field(repr=False)
-    standard_errors: pd.Series = field(repr=False)
+    means: pd.Series
+    standard_errors: pd.Series
     n_sequences: int
     estimator: str
     resolution: str
-    shapes: dict[str, tuple[int, ...]] = field(repr=False)
-    scores: dict[str, Tensor] | None = field(repr=False)
-    history: pd.DataFrame = field(repr=False)
-    metadata: dict[str, Any] = field(repr=False, default_factory=dict)
+    shapes: dict[str, tuple[int, ...]]
+    scores: dict[str, Tensor] | None
+    history: pd.DataFrame
+    model_class: str = ""
+    looped: dict[str, str] = field(default_factory=dict)
+    ended: str = ""
+    text_checksum: str | None = None
+    is_restricted: bool = False
+    n_heads: int | None = None
+    n_key_value_heads: int | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_means(cls, means: pd.Series | Mapping[str, float]) -> Fisher:
         """Take scores that came from elsewhere: parameter name -> mean score of the tensor.
 
-        Raises ValueError if they are empty, not finite, or negative.
+        Raises
+        ------
+        ValueError
+            If they are empty, not finite, or negative.
         """
         import pandas as pd
 
         try:
             means = pd.Series(means, dtype=float, name="mean").rename_axis("parameter")
         except (TypeError, ValueError) as error:
-            raise ValueError(f"Expected {{parameter name: mean score}}, got {type(means).__name__}: {error}.") from None
+            raise ValueError(f"expected {{parameter name: mean score}}, got {type(means).__name__}: {error}") from None
         if not len(means) or not all(isinstance(name, str) for name in means.index):
-            raise ValueError("Expected at least one {parameter name: mean score}.")
+            raise ValueError("expected at least one {parameter name: mean score}, got none")
         bad = means[~np.isfinite(means) | (means < 0)]
         if len(bad):
-            raise ValueError(f"Fisher scores are finite and not negative; {bad.index[0]!r} has {bad.iloc[0]}.")
+            raise ValueError(f"expected finite scores that are not negative, got {bad.iloc[0]} for {bad.index[0]!r}")
         nothing = pd.Series(np.nan, index=means.index, name="standard error")
         return cls(means, nothing, 0, "given", "tensor", {}, None, pd.DataFrame(columns=means.index, dtype=float))
 
@@ -101,28 +126,32 @@ class Fisher:
         )
 
     def grouped(self, by: str = "layer") -> pd.DataFrame:
-        """Group the scores: `by` is "tensor", "layer", "component", "layer and component", "head" or "neuron".
+        """Group the scores by "tensor", "layer", "component", "layer and component", "head" or "neuron".
 
-        mean: the unweighted mean of the tensors' means (the paper's score of a module); weighted mean: per element;
-        share: of all information, Σ scores. "head" has a row per layer and attention head, "neuron" one per layer and
-        hidden unit of its feed-forward block: see `gdrop_viz.fisher.units`. Both need a score per parameter.
+        "head" has a row per layer and attention head, "neuron" one per layer and hidden unit of its feed-forward block:
+        see `gdrop_viz.fisher.units`. Both need a score per parameter.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per group. "mean": the unweighted mean of the tensors' means (the paper's score of a module);
+            "weighted mean": per element; "share": of all information, Σ scores; "standard error": of "mean", over
+            sequences; "tensors", "elements": how many.
+
+        Raises
+        ------
+        ValueError
+            On an unknown `by`; for heads and neurons at tensor resolution, or if no tensor is known to hold them.
         """
+        one_of(by, ("tensor", *_GROUPINGS, "head", "neuron"), "by")
         if by in ("head", "neuron"):
-            from gdrop_viz.fisher.units import by_unit
-
             scores = self._need_scores(f"grouped({by!r})")
-            heads = self._n_heads() if by == "head" else 0
-            return by_unit(scores, by, heads, self.metadata.get("key value heads"))
+            return by_unit(scores, by, self._heads() if by == "head" else 0, self.n_key_value_heads)
         frame = self.to_frame()
         if by == "tensor":
             return frame
-        keys = {"layer": ["layer"], "component": ["component"], "layer and component": ["layer", "component"]}
-        if by not in keys:
-            raise ValueError(
-                f"by must be 'tensor', 'layer', 'component', 'layer and component', 'head' or 'neuron', got {by!r}."
-            )
         frame["total"] = frame["mean"] * frame["elements"]
-        groups = frame.groupby(keys[by], sort=False)
+        groups = frame.groupby(_GROUPINGS[by], sort=False)
         table = groups.agg(
             tensors=("mean", "size"), elements=("elements", "sum"), mean=("mean", "mean"), share=("share", "sum")
         )
@@ -130,7 +159,7 @@ class Fisher:
         # errors of a mean over tensors, taking the tensors' errors as independent where no history tells better
         table["standard error"] = groups["standard error"].agg(lambda errors: np.sqrt((errors**2).sum()) / len(errors))
         if len(self.history) > 1:
-            rows = self.history.T.groupby([frame[key] for key in keys[by]], sort=False).mean().T
+            rows = self.history.T.groupby([frame[key] for key in _GROUPINGS[by]], sort=False).mean().T
             exact = rows.std(ddof=1) / np.sqrt(len(rows))
             table["standard error"] = exact.reindex(table.index)
         return table
@@ -140,32 +169,37 @@ class Fisher:
 
         `grouped("head")` has the heads with all their tensors together.
 
-        Raises ValueError at tensor resolution, or if the number of heads is unknown (pass `n_heads`).
+        Raises
+        ------
+        ValueError
+            At tensor resolution, or if the number of heads is unknown (pass `n_heads`).
         """
         import pandas as pd
 
-        from gdrop_viz.fisher.units import by_head
-
         scores = self._need_scores("heads()")
-        n_heads = self._n_heads(n_heads)
-        parts = {n: by_head(n, score, n_heads, self.metadata.get("key value heads")) for n, score in scores.items()}
+        n_heads = self._heads() if n_heads is None else whole(n_heads, "n_heads")
+        parts = {name: by_head(name, score, n_heads, self.n_key_value_heads) for name, score in scores.items()}
         rows = {name: part.double().mean(1).tolist() for name, part in parts.items() if part is not None}
         return pd.DataFrame.from_dict(rows, orient="index", columns=range(n_heads)).rename_axis(columns="head")
 
     def neurons(self, name: str) -> Tensor:
-        """Mean score of each output unit of one matrix, (units,): rows, or columns of GPT-2's transposed Conv1D."""
-        from gdrop_viz.fisher.units import is_transposed
+        """Mean score of each output unit of one matrix, (units,): rows, or columns of GPT-2's transposed Conv1D.
 
+        Raises ValueError at tensor resolution, or if `name` is no matrix among the parameters.
+        """
         scores = self._need_scores("neurons()")
         if name not in scores or scores[name].dim() != 2:
-            raise ValueError(f"neurons() takes the name of a matrix among the parameters, got {name!r}.")
+            raise ValueError(f"expected name as that of a matrix among the parameters, got {name!r}")
         return scores[name].double().mean(0 if is_transposed(name) else 1)
 
     def concentration(self, points: int = 200) -> pd.DataFrame:
-        """How much of the information do the highest-scoring parameters carry?
+        """Share of the information that the highest-scoring parameters carry, at `points` shares of the parameters.
 
-        Columns: "parameters", the share of parameters taken, best first; "information", the share of Σ F they carry.
-        `.attrs["gini"]` is the Gini coefficient of the scores: 0 = spread evenly, 1 = all in one parameter.
+        Returns
+        -------
+        pandas.DataFrame
+            "parameters": the share of the parameters, best first; "information": the share of Σ F they carry, both in
+            [0, 1]. `.attrs["gini"]` is the Gini coefficient of the scores: 0 = spread evenly, 1 = all in one parameter.
         """
         import pandas as pd
 
@@ -193,13 +227,21 @@ class Fisher:
         return frame
 
     def located(self, fraction: float) -> pd.DataFrame:
-        """Where do the top `fraction` of the parameters lie? Counts and shares by layer and component.
+        """Places of the top `fraction` of the parameters: counts and shares by layer and component.
 
-        "of the top": share of the chosen parameters that lie there; "of the place": share of the place that is chosen.
+        Returns
+        -------
+        pandas.DataFrame
+            "elements" of the place, those "chosen"; "of the top": share of the chosen parameters that lie there; "of
+            the place": share of the place that is chosen.
+
+        Raises
+        ------
+        ValueError
+            At tensor resolution, or if `fraction` is not in (0, 1].
         """
         scores = self._need_scores("located()")
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction must be in (0, 1], got {fraction}.")
+        number(fraction, "fraction", above=0, most=1)
         flat = torch.cat([score.flatten() for score in scores.values()])
         k = max(1, round(fraction * len(flat)))
         threshold = flat.kthvalue(len(flat) - k + 1).values
@@ -212,8 +254,6 @@ class Fisher:
 
     def stability(self, groups: Mapping[str, list[str]] | None = None) -> pd.DataFrame:
         """Rank stability of layers x components against the number of sequences: see `gdrop_viz.fisher.stability`."""
-        from gdrop_viz.fisher.stability import stability
-
         return stability(self.history, groups)
 
     def _elements(self) -> pd.Series:
@@ -222,17 +262,16 @@ class Fisher:
         counts = [int(np.prod(self.shapes[name])) if name in self.shapes else 1 for name in self.means.index]
         return pd.Series(counts, index=self.means.index, name="elements")
 
-    def _n_heads(self, given: int | None = None) -> int:
-        n_heads = given or self.metadata.get("heads")
-        if not n_heads:
-            raise ValueError("The number of attention heads is unknown; use heads(n_heads=...).")
-        return int(n_heads)
+    def _heads(self) -> int:
+        if self.n_heads is None:
+            raise ValueError("the number of attention heads is unknown; use heads(n_heads=...)")
+        return self.n_heads
 
     def _need_scores(self, what: str) -> dict[str, Tensor]:
         if self.scores is None:
             raise ValueError(
                 f'{what} needs a score per parameter; this result has resolution "{self.resolution}": '
-                'estimate with resolution="element".'
+                'estimate with resolution="element"'
             )
         return self.scores
 
@@ -242,98 +281,56 @@ class Fisher:
         for name, shape in (self.shapes or dict.fromkeys(self.means.index)).items():
             if name not in shapes:
                 raise ValueError(
-                    f"These Fisher scores are of {self.metadata.get('model', 'another model')}: {name!r} is no "
-                    f"parameter of {type(model).__name__}. Estimate on this model, or load theirs."
+                    f"these Fisher scores are of {self.model_class or 'another model'}: {name!r} is no "
+                    f"parameter of {type(model).__name__}; estimate on this model, or load theirs"
                 )
             if shape is not None and shapes[name] != shape:
-                raise ValueError(f"The scores of {name!r} have shape {shape}, the model's parameter {shapes[name]}.")
+                raise ValueError(f"the scores of {name!r} have shape {shape}, the model's parameter {shapes[name]}")
         without = [name for name in shapes if name not in self.means.index]
-        if without and self.shapes and not self.metadata.get("restricted"):
+        if without and self.shapes and not self.is_restricted:
             raise ValueError(
-                f"These Fisher scores are of {self.metadata.get('model', 'another model')}: they hold nothing for "
-                f"{without[0]!r}, a parameter of {type(model).__name__}. Estimate on this model, or load theirs."
+                f"these Fisher scores are of {self.model_class or 'another model'}: they hold nothing for "
+                f"{without[0]!r}, a parameter of {type(model).__name__}; estimate on this model, or load theirs"
             )
 
-    # --- on disk -----------------------------------------------------------------------------------------------------
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file: scores, means, errors and history as tensors, the rest as JSON in its header."""
-        from importlib.metadata import version
-
-        names = list(self.means.index)
-        header = {
-            "kind": _KIND,
-            "version": _VERSION,
-            "parameters": names,
-            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
-            "unit": "one sequence: mean negative log-likelihood over its predicted tokens, in nats",
-            "estimator": self.estimator,
-            "resolution": self.resolution,
-            "sequences": self.n_sequences,
-            "metadata": self.metadata,
-            "libraries": {name: version(name) for name in ("torch", "transformers", "safetensors")},
-        }
-        tensors = {
-            "means": torch.tensor(self.means.to_numpy(dtype=float)),
-            "standard_errors": torch.tensor(self.standard_errors.to_numpy(dtype=float)),
-            "history": torch.tensor(np.ascontiguousarray(self.history.to_numpy(dtype=float))),
-        }
-        for name, score in (self.scores or {}).items():
-            tensors[f"scores/{name}"] = score
-        save_tensors(path, "gdrop_viz", header, tensors)
+    # --- on disk, and shown -------------------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: str | Path, *, model: nn.Module | None = None) -> Fisher:
+    def load(cls, path: str | os.PathLike[str], *, model: nn.Module | None = None) -> Fisher:
         """Read what `save` wrote; with `model`, check that the scores are those of such a model.
 
-        Raises FileNotFoundError, or ValueError if the file is damaged, of another kind, or does not fit the model.
+        Raises
+        ------
+        FileNotFoundError
+            If there is no file at `path`.
+        ValueError
+            If the file is damaged, of another kind, or does not fit the model.
         """
-        import pandas as pd
-
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is no file; Fisher.save(path) writes one.")
-        header, tensors = load_tensors(path, "gdrop_viz", remedy="estimate and save again")
-        if header.get("kind") != _KIND:
-            raise ValueError(f"{path} is no Fisher information; Fisher.save(path) writes such a file.")
-        if header.get("version") != _VERSION:
-            raise ValueError(f"{path} has version {header.get('version')}, this library reads {_VERSION}: update it.")
-        try:
-            index = pd.Index(header["parameters"], name="parameter")
-            shapes = {name: tuple(shape) for name, shape in header["shapes"].items()}
-            scores = {name: tensors[f"scores/{name}"] for name in index} if header["resolution"] == "element" else None
-            fisher = cls(
-                means=pd.Series(tensors["means"].numpy(), index=index, name="mean"),
-                standard_errors=pd.Series(tensors["standard_errors"].numpy(), index=index, name="standard error"),
-                n_sequences=int(header["sequences"]),
-                estimator=header["estimator"],
-                resolution=header["resolution"],
-                shapes=shapes,
-                scores=scores,
-                history=pd.DataFrame(tensors["history"].numpy(), columns=index),
-                metadata=header["metadata"],
-            )
-        except (KeyError, ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"{path} is incomplete ({error!r}); estimate and save again.") from None
-        fisher._check_consistency(path)
+        fisher = super().load(path)
         if model is not None:
             fisher.check_model(model)
         return fisher
 
-    def _check_consistency(self, path: Path) -> None:
-        """Means must be those of the scores: a flipped byte must not pass for a result."""
-        for name, score in (self.scores or {}).items():
-            if tuple(score.shape) != self.shapes.get(name):
-                raise ValueError(f"{path} is damaged: {name!r} has scores of shape {tuple(score.shape)}.")
-            mean = float(score.double().mean()) if score.numel() else 0.0
-            if not np.isclose(mean, self.means[name], rtol=1e-3, atol=1e-30):
-                raise ValueError(f"{path} is damaged: the scores of {name!r} do not have their mean; estimate again.")
-        if not np.isfinite(self.means).all() or (self.means < 0).any():
-            raise ValueError(f"{path} is damaged: mean scores must be finite and not negative; estimate again.")
+    def _kept(self) -> dict[str, Any]:
+        names = ("means", "standard_errors", "history")
+        arrays = {name: np.asarray(getattr(self, name), dtype=float) for name in names}
+        return {**super()._kept(), **arrays, "parameters": list(self.means.index)}
 
-    def _repr_html_(self) -> str:
+    @classmethod
+    def _remade(cls, kept: dict[str, Any]) -> Fisher:
+        import pandas as pd
+
+        names = pd.Index(kept.pop("parameters"), name="parameter")
+        if not np.isfinite(kept["means"]).all() or (kept["means"] < 0).any():
+            raise ValueError("mean scores that are not finite or negative")
+        kept["means"] = pd.Series(kept["means"], index=names, name="mean")
+        kept["standard_errors"] = pd.Series(kept["standard_errors"], index=names, name="standard error")
+        kept["history"] = pd.DataFrame(kept["history"], columns=names)
+        return cls(**kept)
+
+    def _summary(self) -> str:
+        return f"{self.model_class or 'scores from elsewhere'}, {self.estimator}, {self.n_sequences:,} sequences"
+
+    def _table(self) -> pd.DataFrame:
         top = self.grouped("layer and component").sort_values("mean", ascending=False).head(8)
-        of = html.escape(str(self.metadata.get("model", "scores from elsewhere")))
-        title = f"<b>Fisher information</b> of {of}: {self.estimator}, {self.n_sequences:,} sequences"
-        columns = ["elements", "mean", "standard error", "share"]
-        return title + top[columns].to_html(float_format=lambda value: f"{value:.3g}")
+        return top[["elements", "mean", "standard error", "share"]]

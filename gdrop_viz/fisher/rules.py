@@ -1,7 +1,8 @@
-"""How does a call use its parameters? One rule per kind of call: product, look-up, norm, elementwise, anything else.
+"""Rules of how a call uses its parameters: product, look-up, norm, elementwise, and anything else by copies.
 
-A rule runs the call and records its uses with the tracer. It raises Unsupported before it has run anything: then the
-tracer runs the call as it is, and the parameter goes through the loop.
+A rule gets a call before it is run and returns the uses of its output, as pairs (tensor, its use); the tracer then runs
+the call. None stands for "no formula": the tracer gives every sequence its own copy (`copies`). A rule raises
+Unsupported where neither is possible: the parameter goes through the loop.
 """
 
 from __future__ import annotations
@@ -9,29 +10,44 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gdrop_viz.base.nested import mapped, tensors_in
+from gdrop_viz.base.nested import tensors_in
 from gdrop_viz.fisher.per_sample import ElementwiseUse, MatrixUse, RowwiseUse, TableUse, Use
-from gdrop_viz.models.position_wise import OFFSETS
-
-if TYPE_CHECKING:
-    from gdrop_viz.fisher.tracing import Tracer
-
-# The mark of a batch tensor: True = the first axis is the sequences' (times any number of rows each), a tuple = rows
-# gathered from the sequences at these offsets (see _position_wise.py), False = rows in an unknown order.
-MARK = OFFSETS
+from gdrop_viz.fisher.row_order import RowOrder, order_of
 
 
 class Unsupported(Exception):
     """A parameter met the batch in a way that no rule covers."""
 
 
-_Rule = Callable[["Tracer", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Tensor]
+class Forward(Protocol):
+    """What the rules ask about a forward pass in progress."""
+
+    sequences: int
+
+    def is_tracked(self, tensor: Tensor) -> bool:
+        """Whether it is a parameter, or derived from parameters alone."""
+
+    def is_parameter(self, tensor: Tensor) -> bool:
+        """Whether it is one of the parameters themselves."""
+
+    def is_of_batch(self, tensor: Tensor) -> bool:
+        """Whether it was computed from the batch."""
+
+    def offsets(self, tensor: Tensor, shape: torch.Size) -> tuple[int, ...]:
+        """Rows of each sequence in `tensor`, of whose axes those of `shape` are flattened; Unsupported if unknown."""
+
+    def flattened(self, inputs: Tensor) -> Tensor:
+        """`inputs` as rows."""
+
+
+Uses = list[tuple[Tensor, Use]]
+Rule = Callable[[Forward, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Uses | None]
 
 
 def _bound(signature: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -43,50 +59,37 @@ def _bound(signature: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     return bound.arguments
 
 
-def _linear(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _linear(forward: Forward, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Uses | None:
     call = _bound(lambda input, weight, bias=None: None, args, kwargs)
-    return _product(tracer, func, args, kwargs, call["input"], call["weight"], call["bias"], transposed=False)
+    return _product(forward, call["input"], call["weight"], call["bias"], transposed=False)
 
 
-def _addmm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _addmm(forward: Forward, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Uses | None:
     call = _bound(lambda input, mat1, mat2, *, beta=1, alpha=1: None, args, kwargs)
     if call["beta"] != 1 or call["alpha"] != 1:
         raise Unsupported("addmm with beta or alpha")
-    return _product(tracer, func, args, kwargs, call["mat1"], call["mat2"], call["input"], transposed=True)
+    return _product(forward, call["mat1"], call["mat2"], call["input"], transposed=True)
 
 
-def _matmul(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _matmul(forward: Forward, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Uses | None:
     call = _bound(lambda input, other: None, args, kwargs)
-    if call["other"].dim() != 2 or tracer.is_tracked(call["input"]):
-        return expanded(tracer, func, args, kwargs)
-    return _product(tracer, func, args, kwargs, call["input"], call["other"], None, transposed=True)
+    if call["other"].dim() != 2 or forward.is_tracked(call["input"]):
+        return None
+    return _product(forward, call["input"], call["other"], None, transposed=True)
 
 
-def _product(
-    tracer: Tracer,
-    func: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    inputs: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    transposed: bool,
-) -> Tensor:
+def _product(forward: Forward, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Uses:
     """input @ weight (or weightᵀ) + bias."""
-    if tracer.is_tracked(inputs) or weight.dim() != 2 or (bias is not None and bias.dim() != 1):
+    if forward.is_tracked(inputs) or weight.dim() != 2 or (bias is not None and bias.dim() != 1):
         raise Unsupported("a matrix product whose operands are not (rows, matrix, vector)")
-    offsets = tracer.offsets(inputs)
-    args, kwargs = tracer.plain((args, kwargs))
-    output = func(*args, **kwargs)
-    known = tracer.flattened(inputs)
-    uses: list[tuple[Tensor, Use]] = [(weight, MatrixUse(weight.shape, offsets, known, transposed))]
+    offsets = forward.offsets(inputs, inputs.shape[:-1])
+    uses: Uses = [(weight, MatrixUse(weight.shape, offsets, forward.flattened(inputs), transposed))]
     if bias is not None:
         uses.append((bias, ElementwiseUse(bias.shape, offsets, partial(_sums, None, bias.shape, offsets))))
-    return tracer.record(output, uses)
+    return uses
 
 
-def _embedding(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _embedding(forward: Forward, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Uses | None:
     call = _bound(
         lambda input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False: (
             None
@@ -95,48 +98,43 @@ def _embedding(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
         kwargs,
     )
     index, weight, padding = call["input"], call["weight"], call["padding_idx"]
-    if call["max_norm"] is not None or call["scale_grad_by_freq"] or not tracer.is_tracked(weight):
+    if call["max_norm"] is not None or call["scale_grad_by_freq"] or not forward.is_tracked(weight):
         raise Unsupported("an embedding that renormalises or rescales")
-    offsets = tracer.offsets(index.unsqueeze(-1))
-    args, kwargs = tracer.plain((args, kwargs))
+    offsets = forward.offsets(index, index.shape)
     if padding is not None and padding < 0:
         padding += weight.shape[0]
-    use = TableUse(weight.shape, offsets, index.reshape(-1), padding)
-    return tracer.record(func(*args, **kwargs), [(weight, use)])
+    return [(weight, TableUse(weight.shape, offsets, index.reshape(-1), padding))]
 
 
-def _norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _norm(forward: Forward, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Uses | None:
     """Layer norm and RMS norm: the factor of the weight is the normalised input."""
     call = _bound(lambda input, normalized_shape, weight=None, bias=None, eps=None: None, args, kwargs)
     inputs, shape = call["input"], tuple(call["normalized_shape"])
-    if tracer.is_tracked(inputs):
+    if forward.is_tracked(inputs):
         raise Unsupported("a norm of something derived from parameters")
-    offsets = tracer.offsets(inputs)
-    args, kwargs = tracer.plain((args, kwargs))
-    output = func(*args, **kwargs)
-    inputs = inputs.detach()
+    offsets = forward.offsets(inputs, inputs.shape[:-1])
     eps = {} if call["eps"] is None else {"eps": call["eps"]}
-    uses: list[tuple[Tensor, Use]] = []
+    uses: Uses = []
     if call["weight"] is not None:
-        normalised = partial(func, inputs, shape, **eps)
+        normalised = partial(func, inputs.detach(), shape, **eps)
         reduce = partial(_sums, normalised, call["weight"].shape, offsets)
         uses.append((call["weight"], ElementwiseUse(call["weight"].shape, offsets, reduce)))
     if call["bias"] is not None:
         reduce = partial(_sums, None, call["bias"].shape, offsets)
         uses.append((call["bias"], ElementwiseUse(call["bias"].shape, offsets, reduce)))
-    return tracer.record(output, uses)
+    return uses
 
 
-def _elementwise(factor_of: Callable[[Tensor], Callable[[], Tensor] | None], second_sign: int = 1) -> _Rule:
+def _elementwise(factor_of: Callable[[Tensor], Callable[[], Tensor] | None], second_sign: int = 1) -> Rule:
     """Rule of a call `first op second`: the gradient of one operand is the output's times a factor."""
 
-    def rule(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def rule(forward: Forward, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Uses | None:
         call = _bound(lambda input, other, alpha=1: None, args, kwargs)
         first, second = call["input"], call["other"]
         if call["alpha"] != 1 or not isinstance(first, Tensor) or not isinstance(second, Tensor):
             raise Unsupported("an elementwise call with alpha")
-        tracked, other, sign = (second, first, second_sign) if tracer.is_tracked(second) else (first, second, 1)
-        if tracer.is_tracked(other):
+        tracked, other, sign = (second, first, second_sign) if forward.is_tracked(second) else (first, second, 1)
+        if forward.is_tracked(other):
             raise Unsupported("an elementwise call on two tensors derived from parameters")
         if tracked is first and func in _IN_PLACE:
             raise Unsupported("a parameter overwritten in place")
@@ -149,44 +147,45 @@ def _elementwise(factor_of: Callable[[Tensor], Callable[[], Tensor] | None], sec
         rowwise = tracked.dim() == other.dim() and shape[0] == other.shape[0] != 1
         if rowwise and (factor is not None or sign != 1 or shape != other.shape):
             raise Unsupported("a factor with a row per sequence")
-        offsets = tracer.offsets(other)
-        args, kwargs = tracer.plain((args, kwargs))
-        output = func(*args, **kwargs)
+        offsets = forward.offsets(other, other.shape[:-1])
         if rowwise:
-            rows = tuple(range(0, shape[0] + 1, shape[0] // tracer.sequences))
-            return tracer.record(output, [(tracked, RowwiseUse(shape, rows))])
+            rows = tuple(range(0, shape[0] + 1, shape[0] // forward.sequences))
+            return [(tracked, RowwiseUse(shape, rows))]
         reduce = partial(_sums, factor, shape, offsets, sign=sign)
-        return tracer.record(output, [(tracked, ElementwiseUse(shape, offsets, reduce))])
+        return [(tracked, ElementwiseUse(shape, offsets, reduce))]
 
     return rule
 
 
-def expanded(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Any other call with something derived: give every sequence its own copy, whose gradients are then its own."""
-    sequences = tracer.sequences
+def copies(forward: Forward, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, tuple[Tensor, Use]]:
+    """Copies of what is derived, a row or more for each sequence, whose gradients are then the sequences' own.
+
+    Returns {id(derived tensor): (its copy, the use of the derived tensor in it)}, for any call without a formula.
+    """
+    sequences = forward.sequences
     tensors = list(tensors_in((args, kwargs)))
-    tracked = [tensor for tensor in tensors if tracer.is_tracked(tensor)]
-    others = [tensor for tensor in tensors if not tracer.is_tracked(tensor) and tracer.is_of_batch(tensor)]
-    copies: dict[int, Tensor] = {}
-    name = getattr(func, "__name__", str(func))
-    for tensor in tracked:
-        if id(tensor) in copies:
-            continue
-        fits = [other for other in others if other.dim() == tensor.dim() and getattr(other, MARK, True) is True]
-        if id(tensor) in tracer.names or not fits or tensor.dim() < 2:
-            raise Unsupported(f"no rule for {name}")
-        height = fits[0].shape[0]
+    tracked = {id(tensor): tensor for tensor in tensors if forward.is_tracked(tensor)}
+    others = [tensor for tensor in tensors if id(tensor) not in tracked and forward.is_of_batch(tensor)]
+    found: dict[int, tuple[Tensor, Use]] = {}
+    for key, tensor in tracked.items():
+        fits = [other for other in others if other.dim() == tensor.dim() and _is_by_sequence(other)]
+        height = fits[0].shape[0] if fits else 0
+        if forward.is_parameter(tensor) or tensor.dim() < 2:
+            height = 0
         if tensor.shape[0] == 1 and height == sequences:
-            leaf = tensor.detach().expand(sequences, *tensor.shape[1:]).clone()
+            copy = tensor.detach().expand(sequences, *tensor.shape[1:]).clone()
             use: Use = ElementwiseUse(tensor.shape, tuple(range(sequences + 1)), lambda grad: grad.unsqueeze(1))
-        elif tensor.shape[0] == height and height % sequences == 0:
-            leaf = tensor.detach().clone()
+        elif height and tensor.shape[0] == height and height % sequences == 0:
+            copy = tensor.detach().clone()
             use = RowwiseUse(tensor.shape, tuple(range(0, height + 1, height // sequences)))
         else:
-            raise Unsupported(f"no rule for {name}")
-        copies[id(tensor)] = tracer.record(leaf, [(tensor, use)])
-    args, kwargs = mapped((args, kwargs), lambda tensor: copies.get(id(tensor), tensor))
-    return func(*args, **kwargs)
+            raise Unsupported(f"no rule for {getattr(func, '__name__', func)}")
+        found[key] = copy, use
+    return found
+
+
+def _is_by_sequence(tensor: Tensor) -> bool:
+    return order_of(tensor) in (None, RowOrder.BY_SEQUENCE)
 
 
 def _sums(
@@ -239,7 +238,7 @@ _MULTIPLY = _elementwise(_factor)
 
 _IN_PLACE = {torch.Tensor.add_, torch.Tensor.__iadd__, torch.Tensor.mul_, torch.Tensor.__imul__}
 
-RULES: dict[Any, _Rule] = {
+RULES: dict[Any, Rule] = {
     F.linear: _linear,
     torch.addmm: _addmm,
     torch.Tensor.addmm: _addmm,

@@ -1,4 +1,4 @@
-"""How are the uses of one parameter squared and summed over sequences?
+"""Squares and norms of per-sequence gradients, of all uses of one parameter together.
 
 A parameter used twice (a tied head, a shared layer) has two uses, whose gradients are added before they are squared.
 `add_squares` forms every G_n²; for the norms alone (`squared_norms`) the Gram identity needs no weight gradient:
@@ -8,6 +8,8 @@ A parameter used twice (a tied head, a shared layer) has two uses, whose gradien
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -16,6 +18,7 @@ from gdrop_viz.fisher.per_sample import (
     ElementwiseUse,
     MatrixUse,
     PulledBackUse,
+    RowwiseUse,
     TableUse,
     Use,
     accumulation_dtype,
@@ -28,8 +31,9 @@ BLOCK = 1 << 20
 
 def add_squares(uses: list[Use], scores: Tensor) -> Tensor:
     """Add Σ_n G_n² to `scores` (the parameter's shape) and return ‖G_n‖² of every sequence, (N,)."""
-    if all(isinstance(use, ElementwiseUse) for use in uses):
-        squares = sum(use.gradients.to(scores.dtype) for use in uses).square()
+    elementwise = [use.gradients.to(scores.dtype) for use in uses if isinstance(use, ElementwiseUse)]
+    if len(elementwise) == len(uses):
+        squares = reduce(torch.add, elementwise).square()
         scores += squares.sum(0)
         return squares.reshape(len(squares), -1).sum(1)  # a scalar parameter has no axis to flatten
     if len(uses) == 1 and isinstance(uses[0], TableUse):
@@ -51,7 +55,7 @@ def _add_squares_in_blocks(uses: list[Use], scores: Tensor | None) -> Tensor:
     sample = scores if scores is not None else _any_gradient(uses)
     dtype = accumulation_dtype(sample)
     buffer = torch.empty((step, *shape[1:]) if shape else (), dtype=dtype, device=sample.device)
-    known_norms = _norms_by_gram(uses) if _gram_costs(uses) < _DOT_SHARE else None
+    known_norms = _norms_by_gram(_factored(uses)) if _gram_costs(uses) < _DOT_SHARE else None
     norms = torch.zeros(len(first.offsets) - 1, dtype=dtype, device=sample.device)
     for start in range(0, height, step):
         rows = slice(start, min(start + step, height))
@@ -73,21 +77,24 @@ def squared_norms(uses: list[Use]) -> Tensor:
 
     With several uses G_n = Σ_u leftᵤᵀ rightᵤ, so ‖G_n‖² = Σ_uv Σ (leftᵤ leftᵥᵀ) ∘ (rightᵤ rightᵥᵀ).
     """
-    if all(isinstance(use, ElementwiseUse) for use in uses):
-        total = sum(use.gradients.to(accumulation_dtype(use.gradients)) for use in uses)
+    elementwise = [use.gradients for use in uses if isinstance(use, ElementwiseUse)]
+    if len(elementwise) == len(uses):
+        total = reduce(torch.add, [each.to(accumulation_dtype(each)) for each in elementwise])
         return total.reshape(len(total), -1).square().sum(1)
-    return _norms_by_gram(uses) if _gram_costs(uses) < 1 else _add_squares_in_blocks(uses, None)
+    return _norms_by_gram(_factored(uses)) if _gram_costs(uses) < 1 else _add_squares_in_blocks(uses, None)
 
 
 # reading a gradient once more costs about this share of forming it
 _DOT_SHARE = 0.1
 # Gram matrices of fewer rows are not worth halving
 _HALVED = 64
+# the attribute of an input under which its Gram matrices are kept
+_GRAM = "_gram_matrices"
 
 
 def _gram_costs(uses: list[Use]) -> float:
     """Arithmetic of the Gram identity, T² (P + Q) per sequence, in units of forming the gradient, T P Q."""
-    if not all(isinstance(use, (MatrixUse, TableUse)) for use in uses):
+    if len(_factored(uses)) < len(uses):
         return float("inf")
     if all(isinstance(use, TableUse) for use in uses):
         return 0.0  # looked-up rows never need the whole table
@@ -96,13 +103,19 @@ def _gram_costs(uses: list[Use]) -> float:
     return rows * (height + width) / (2 * height * width)
 
 
+def _factored(uses: list[Use]) -> list[MatrixUse | TableUse]:
+    """The uses whose gradient is a product of two factors."""
+    return [use for use in uses if isinstance(use, (MatrixUse, TableUse))]
+
+
 def _norms_by_gram(uses: list[MatrixUse | TableUse]) -> Tensor:
+    first = uses[0]
     if len(uses) == 1:
-        if isinstance(uses[0], TableUse):
-            _, sequence, gradient = uses[0].combined()
-            norms = gradient.new_zeros(len(uses[0].offsets) - 1)
+        if isinstance(first, TableUse):
+            _, sequence, gradient = first.combined()
+            norms = gradient.new_zeros(len(first.offsets) - 1)
             return norms.index_add_(0, sequence, gradient.square().sum(1))
-        return _batched_norms(uses[0])
+        return _batched_norms(first)
     sequences = len(uses[0].offsets) - 1
     dtype = accumulation_dtype(_right(uses[0]))
     norms = _right(uses[0]).new_zeros(sequences, dtype=dtype)
@@ -117,11 +130,12 @@ def _norms_by_gram(uses: list[MatrixUse | TableUse]) -> Tensor:
 def _batched_norms(use: MatrixUse) -> Tensor:
     """Σ_tt' (g_nt · g_nt') (a_nt · a_nt') of one matrix product, all sequences at once."""
     # query, key and value have one input: its Gram matrices are kept on it for the other two
-    known = getattr(use.known, "_gram", None)
+    known = getattr(use.inputs, _GRAM, None)
     if known is None:
-        known = use.known._gram = _half_gram(_by_sequence(use, use.known))
-    norms = use.brought.new_zeros(len(use.offsets) - 1, dtype=accumulation_dtype(use.brought))
-    for mine, other in zip(known, _half_gram(_by_sequence(use, use.brought)), strict=True):
+        known = _half_gram(_by_sequence(use, use.inputs))
+        setattr(use.inputs, _GRAM, known)
+    norms = use.gradient.new_zeros(len(use.offsets) - 1, dtype=accumulation_dtype(use.gradient))
+    for mine, other in zip(known, _half_gram(_by_sequence(use, use.gradient)), strict=True):
         # of everything but the last, the blocks on the diagonal, only one of two equal halves is there
         norms.add_(other.mul_(mine).reshape(len(norms), -1).sum(1), alpha=1 if mine is known[-1] else 2)
     return norms
@@ -150,9 +164,9 @@ def _half_gram(rows: Tensor) -> list[Tensor]:
 
 def _left_gram(a: MatrixUse | TableUse, b: MatrixUse | TableUse, n: int, dtype: torch.dtype) -> Tensor:
     """leftₐ left_bᵀ for sequence n, where the left factor of a table is one-hot."""
-    if isinstance(a, MatrixUse) and isinstance(b, MatrixUse):
-        return a.left[a.rows(n)].to(dtype) @ b.left[b.rows(n)].to(dtype).T
     if isinstance(a, MatrixUse):
+        if isinstance(b, MatrixUse):
+            return a.left[a.rows(n)].to(dtype) @ b.left[b.rows(n)].to(dtype).T
         return a.left[a.rows(n)][:, b.index[b.rows(n)]].to(dtype)
     if isinstance(b, MatrixUse):
         return b.left[b.rows(n)][:, a.index[a.rows(n)]].T.to(dtype)
@@ -160,7 +174,7 @@ def _left_gram(a: MatrixUse | TableUse, b: MatrixUse | TableUse, n: int, dtype: 
 
 
 def _right(use: MatrixUse | TableUse) -> Tensor:
-    return use.right if isinstance(use, MatrixUse) else use.brought
+    return use.right if isinstance(use, MatrixUse) else use.gradient
 
 
 def _right_rows(use: MatrixUse | TableUse, n: int, dtype: torch.dtype) -> Tensor:
@@ -169,4 +183,7 @@ def _right_rows(use: MatrixUse | TableUse, n: int, dtype: torch.dtype) -> Tensor
 
 def _any_gradient(uses: list[Use]) -> Tensor:
     use = uses[0].inner if isinstance(uses[0], PulledBackUse) else uses[0]
-    return use.gradients if isinstance(use, ElementwiseUse) else use.brought
+    if isinstance(use, ElementwiseUse):
+        return use.gradients
+    assert isinstance(use, (MatrixUse, TableUse, RowwiseUse))
+    return use.gradient

@@ -1,4 +1,4 @@
-"""After how many sequences is the order of the layers settled? Rank stability of the scores, with a bootstrap.
+"""Rank stability of the scores: after how many sequences the order of the layers is settled, by a bootstrap.
 
 The paper takes 1 % of the corpus and shows that the scores look alike (its Table 1). Here the question has a measured
 answer: how well does the order from n sequences agree with the order that n other sequences would have given?
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from gdrop_viz.base.intervals import spearman
 from gdrop_viz.models.anatomy import places_of
+from gdrop_viz.sites import dropout_sites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,12 +31,9 @@ def bootstrap_agreement(history: np.ndarray, *, draws: int = _DRAWS, seed: int =
     """
     generator = np.random.default_rng(seed)
     rows = len(history)
-    counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=2 * draws)
-    order = _ranks(counts @ history / rows)
-    first, second = order[:draws], order[draws:]
-    first, second = first - first.mean(1, keepdims=True), second - second.mean(1, keepdims=True)
-    norms = np.sqrt((first**2).sum(1) * (second**2).sum(1))
-    return np.divide((first * second).sum(1), norms, out=np.ones(draws), where=norms > 0)
+    means = generator.multinomial(rows, np.full(rows, 1 / rows), size=2 * draws) @ history / rows
+    agreement = spearman(means[:draws], means[draws:])
+    return np.where(np.isnan(agreement), 1.0, agreement)  # where all groups are equal, no order can change
 
 
 def stability(
@@ -42,32 +41,54 @@ def stability(
 ) -> pd.DataFrame:
     """Rank stability against the number of sequences.
 
-    history: `fisher.history`, mean scores per tensor (columns) of successive sequences (rows).
-    groups: {group: parameter names}; a group's score is the unweighted mean of its tensors' means (the paper's).
+    Parameters
+    ----------
+    history
+        `fisher.history`: mean scores per tensor (columns) of successive sequences (rows).
+    groups
+        {group: parameter names}; a group's score is the unweighted mean of its tensors' means (Sharma et al., 2024).
         Layers x components by default.
+    points
+        Numbers of sequences to look at, spaced evenly on a logarithmic axis.
+    seed
+        Of the bootstrap.
 
-    Returns a table with one row per number of sequences (up to half of them, doubling): the Spearman correlation of the
-    order after n sequences with the order of all of them, and the bootstrap's median and 95 % interval of the agreement
-    between two texts of n sequences.
+    Returns
+    -------
+    pandas.DataFrame
+        One row per number of sequences n: "correlation with all", the Spearman correlation of the order after n
+        sequences with the order of all of them; "agreement", "low" and "high", the bootstrap's median and 95 % interval
+        of the Spearman correlation between two texts of n sequences.
+
+    Raises
+    ------
+    ValueError
+        With fewer than 4 sequences.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> history = pd.DataFrame({f"h.{layer}.mlp.c_fc.weight": [layer + 1.0] * 8 for layer in range(3)})
+    >>> stability(history, points=2)["agreement"].tolist()
+    [1.0, 1.0]
     """
     import pandas as pd
 
-    values = grouped_history(history.to_numpy(), list(history.columns), groups or by_place(history.columns))
+    values = grouped_history(history.to_numpy(), list(history.columns), groups or by_place(list(history.columns)))
     n = len(values)
     if n < 4:
         raise ValueError(f"rank stability needs at least 4 sequences, got {n}: estimate on more text.")
-    final = _ranks(values.mean(0, keepdims=True))[0]
+    final = values.mean(0)
     sizes = np.unique(np.geomspace(4, n, points).round().astype(int))
     rows = []
     for size in sizes:
         agreement = bootstrap_agreement(values[:size], seed=seed)
-        reached = _ranks(values[:size].mean(0, keepdims=True))[0]
         low, median, high = np.quantile(agreement, [0.025, 0.5, 0.975])
-        rows.append((int(size), float(np.corrcoef(reached, final)[0, 1]), median, low, high))
+        rows.append((int(size), float(spearman(values[:size].mean(0), final)), median, low, high))
     return pd.DataFrame(rows, columns=["sequences", "correlation with all", "agreement", "low", "high"])
 
 
-def settled(model: nn.Module, history: np.ndarray, names: list[str], numel: np.ndarray, confidence: float) -> bool:
+def is_stable(model: nn.Module, history: np.ndarray, names: list[str], confidence: float) -> bool:
     """Whether two texts of this length would agree on the order of the dropout sites, at the stated confidence."""
     n = len(history)
     # a bootstrap after every batch would cost more than the batches: ask when the text has grown by a tenth
@@ -93,8 +114,6 @@ def grouped_history(values: np.ndarray, names: Sequence[str], groups: Mapping[st
 
 def _sites(model: nn.Module, names: list[str]) -> dict[str, list[str]]:
     """The model's dropout sites and the parameters they follow; layers x components where it has none."""
-    from gdrop_viz.sites import dropout_sites
-
     known = set(names)
     try:
         sites = dropout_sites(model)
@@ -106,7 +125,3 @@ def _sites(model: nn.Module, names: list[str]) -> dict[str, list[str]]:
         if members and site.kind != "head" and known.issuperset(members):
             groups[site.name] = members
     return groups if len(groups) > 2 else by_place(names)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return values.argsort(axis=1).argsort(axis=1).astype(float)

@@ -1,4 +1,4 @@
-"""What is kept of the sequences seen so far? Sums of squares per parameter, and the mean score of each tensor."""
+"""Running sums over sequences: squared gradients per parameter, and the mean score of each tensor."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from gdrop_viz.fisher.squares import add_squares, squared_norms
 HISTORY_ROWS = 8192
 # after so many sequences the squares move to a sum of sums: float32 loses what is small beside a long sum
 FOLD = 4096
+
+
+class IncompleteSum(RuntimeError):
+    """A sum holds a part of what was being added to it, so the estimation cannot go on."""
 
 
 @dataclass
@@ -37,11 +41,8 @@ class Sums:
     n_sequences: int = 0
     block: int = 1
     history: list[np.ndarray] = field(default_factory=list)
-    _batch: np.ndarray | None = None
-    _first_row: int = 0
-    changing: str | None = None
-    done: set[str] = field(default_factory=set)
     earlier: dict[str, Tensor] | None = None
+    _batch: np.ndarray | None = None
     _folded: int = 0
 
     def __post_init__(self) -> None:
@@ -65,33 +66,27 @@ class Sums:
     def begin(self, sequences: int) -> None:
         """Start a batch of so many sequences."""
         self._batch = np.zeros((sequences, len(self.names)))
-        self.done.clear()
 
-    def at_row(self, row: int) -> None:
-        """What follows belongs to the sequences from `row` of the batch on (a batch may be taken in parts)."""
-        self._first_row = row
+    def add_uses(self, name: str, uses: list[Use], row: int) -> None:
+        """Add the squared per-sequence gradients of one parameter, given by its uses.
 
-    def add_uses(self, name: str, uses: list[Use]) -> None:
-        """Add the squared per-sequence gradients of one parameter, given by its uses."""
-        # an error half-way through would leave a sum that is neither with nor without the batch: say whose
-        self.changing = name
-        norms = squared_norms(uses) if self.squares is None else add_squares(uses, self.squares[name])
-        self._add_norms(name, norms)
-        self.changing = None
-        self.done.add(name)
+        `row` is the place of the first of these sequences in the open batch. Raises IncompleteSum if memory ran out
+        when some of them had been added: then the sum is neither with nor without them.
+        """
+        try:
+            norms = squared_norms(uses) if self.squares is None else add_squares(uses, self.squares[name])
+        except RuntimeError as error:
+            raise IncompleteSum(f"adding the squares of {name!r} broke off ({error}); make smaller batches") from error
+        self.batch_norms[row : row + len(norms), self._column[name]] += norms.double().cpu().numpy()
 
     def add_gradient(self, name: str, gradient: Tensor | None, row: int) -> None:
-        """Add one sequence's gradient (the loop)."""
+        """Add the gradient of the sequence at `row` of the open batch (the loop)."""
         if gradient is None:
             return
         gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         if self.squares is not None:
             self.squares[name].addcmul_(gradient, gradient)
-        self._batch[row, self._column[name]] += float(gradient.square().sum(dtype=torch.float64))
-
-    def _add_norms(self, name: str, norms: Tensor) -> None:
-        rows = slice(self._first_row, self._first_row + len(norms))
-        self._batch[rows, self._column[name]] += norms.double().cpu().numpy()
+        self.batch_norms[row, self._column[name]] += float(gradient.square().sum(dtype=torch.float64))
 
     @property
     def batch_norms(self) -> np.ndarray:
@@ -102,7 +97,7 @@ class Sums:
 
     def end(self, where: str) -> None:
         """Close the batch: its sequences count from now on. Raises ValueError on gradients that are not finite."""
-        means = self._batch / self.numel
+        means = self.batch_norms / self.numel
         if not np.isfinite(means).all():
             row, column = np.argwhere(~np.isfinite(means))[0]
             raise ValueError(
@@ -128,8 +123,9 @@ class Sums:
 
     def gather(self) -> None:
         """Make `squares` the sums over all sequences."""
-        for name, earlier in (self.earlier or {}).items():
-            self.squares[name] += earlier
+        for name, square in (self.squares or {}).items():
+            if self.earlier is not None:
+                square += self.earlier[name]
         self.earlier = None
 
     # --- results -----------------------------------------------------------------------------------------------------
@@ -193,8 +189,8 @@ class Sums:
 
     def merge(self, others: list[Mapping[str, Tensor]]) -> None:
         """Become the sum over processes: `others` are the `tensors()` of every one of them, in rank order."""
-        self.total = sum(tensors["total"].numpy() for tensors in others)
-        self.total_squares = sum(tensors["total_squares"].numpy() for tensors in others)
+        self.total = np.sum([tensors["total"].numpy() for tensors in others], axis=0)
+        self.total_squares = np.sum([tensors["total_squares"].numpy() for tensors in others], axis=0)
         self.n_sequences = sum(int(tensors["counts"][0]) for tensors in others)
         self.history = [tensors["history"].numpy() for tensors in others]
         self._pending = np.zeros((0, len(self.names)))

@@ -1,11 +1,12 @@
-"""Where does a forward pass use its parameters? One torch function mode sees every call, whatever the model's classes.
+"""Tracer of parameter uses: one torch function mode sees every call of a forward pass, whatever the model's classes.
 
 Three notions suffice:
-- a tensor is *of the batch* if it was computed from the batch's tensors; rows along its first axis belong to sequences;
+- a tensor is *of the batch* if it was computed from the batch's tensors; its rows, along the first axis, belong to
+  sequences as its row order says (row_order.py);
 - a tensor is *derived* if it was computed from parameters and constants alone (`1 + weight`, `weight.T`, a table of
   relative position biases): autograd keeps the way back to its parameters;
 - a *use* is a call in which a parameter, or something derived, meets a tensor of the batch. Each kind of call that has
-  a rule (rules.py) becomes a `Use` (per_sample.py) and a hook on the call's output brings its gradient.
+  a rule (rules.py) becomes a `Use` (per_sample.py), and a hook on the call's output brings its gradient.
 
 Parameters that meet the batch in a call without a rule are `unsupported`: the caller has the loop for them.
 """
@@ -24,20 +25,8 @@ from torch.overrides import TorchFunctionMode
 
 from gdrop_viz.base.nested import mapped, tensors_in
 from gdrop_viz.fisher.per_sample import PulledBackUse, Use
-from gdrop_viz.fisher.rules import MARK, RULES, Unsupported, expanded
-
-# calls that pick rows in an order of their own, calls that put them back in place, and calls that only make sense on
-# rows in the same order (a residual connection brings a mixture of experts back in line)
-_GATHERS = {torch.Tensor.__getitem__, torch.index_select, torch.Tensor.index_select, torch.masked_select}
-_ALIGNING = {torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.add_, torch.Tensor.__iadd__}
-_SCATTERS = {
-    torch.index_add,
-    torch.Tensor.index_add,
-    torch.Tensor.index_add_,
-    torch.Tensor.index_copy_,
-    torch.Tensor.index_put_,
-    torch.Tensor.scatter_add_,
-}
+from gdrop_viz.fisher.row_order import ORDER, RowOrder, order_after, order_of, set_order
+from gdrop_viz.fisher.rules import RULES, Unsupported, Uses, copies
 
 
 @dataclass(frozen=True)
@@ -70,19 +59,13 @@ class Tracer(TorchFunctionMode):
         self._last_input: tuple[Tensor, Tensor] | None = None
         self._is_last = True
 
-    def flattened(self, inputs: Tensor) -> Tensor:
-        """`inputs` as rows; the same object for successive calls on one tensor (query, key, value share theirs)."""
-        if self._last_input is None or self._last_input[0] is not inputs:
-            self._last_input = inputs, inputs.detach().reshape(-1, inputs.shape[-1])
-        return self._last_input[1]
-
-    def mark(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The batch with its tensors marked (as new tensor objects: the caller's are not touched)."""
-        marked = {name: value.detach() if isinstance(value, Tensor) else value for name, value in batch.items()}
-        for value in marked.values():
+    def inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The batch as the model gets it: new tensor objects (the caller's are not touched), their rows in order."""
+        own = {name: value.detach() if isinstance(value, Tensor) else value for name, value in batch.items()}
+        for value in own.values():
             if isinstance(value, Tensor):
-                setattr(value, MARK, True)
-        return marked
+                set_order(value, RowOrder.BY_SEQUENCE)
+        return own
 
     def backward(self, losses: Tensor, *, last: bool = True) -> None:
         """Run backward from Σ_n L_n, calling `ready` for every supported parameter that was used."""
@@ -91,12 +74,12 @@ class Tracer(TorchFunctionMode):
         self._arrivals.clear()
         if losses.requires_grad:
             losses.sum().backward(retain_graph=not last)
-        # a use whose output has no way to the loss never hears of it: its share of the gradient is zero
+        # a use whose output has no way to the loss never gets a gradient: its share is zero
         for name in list(self._waiting):
-            heard = [use for use in self.uses[name] if id(use) in self._arrivals]
+            arrived = [use for use in self.uses[name] if id(use) in self._arrivals]
             del self._waiting[name]
-            if heard:
-                self._complete(name, heard)
+            if arrived:
+                self._complete(name, arrived)
 
     # --- the mode ----------------------------------------------------------------------------------------------------
 
@@ -107,56 +90,89 @@ class Tracer(TorchFunctionMode):
         tensors = list(tensors_in((args, kwargs)))
         tracked = [tensor for tensor in tensors if self.is_tracked(tensor)]
         if not tracked:
-            return self._propagate(func, tensors, func(*args, **kwargs))
+            return self._ordered(func, tensors, func(*args, **kwargs))
         others = [tensor for tensor in tensors if not self.is_tracked(tensor) and self.is_of_batch(tensor)]
         if not torch.is_grad_enabled():
             return func(*args, **kwargs)  # what the model computes without gradients has none
         if not others and not self._looks_up_sequences(func, args, kwargs):
             return self._derive(func, args, kwargs, tracked)
+        return self._ordered(func, others, self._use(func, args, kwargs, tracked))
+
+    def _ordered(self, func: Callable[..., Any], inputs: list[Tensor], output: Any) -> Any:
+        """Give `output` its row order."""
+        orders = [order for tensor in inputs if (order := getattr(tensor, ORDER, None)) is not None]
+        if not orders:
+            return output
+        if func is torch.Tensor.__setitem__:
+            set_order(inputs[0], RowOrder.BY_SEQUENCE)
+        order = order_after(func, inputs, orders)
+        for tensor in tensors_in(output):
+            if order is not RowOrder.BY_SEQUENCE or order_of(tensor) is None:
+                set_order(tensor, order)
+        return output
+
+    def _use(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tracked: list[Tensor]
+    ) -> Any:
+        """Run a call in which parameters meet the batch, and record their uses."""
+        rule = RULES.get(func)
         try:
-            output = RULES.get(func, expanded)(self, func, args, kwargs)
+            uses = rule(self, func, args, kwargs) if rule is not None else None
+            own = copies(self, func, args, kwargs) if uses is None else {}
         except Unsupported as reason:
             for tensor in tracked:
                 for name in self._sources(tensor):
                     self.unsupported.setdefault(name, str(reason))
-            args, kwargs = self.plain((args, kwargs))
-            output = func(*args, **kwargs)
-        return self._propagate(func, others, output)
-
-    def _propagate(self, func: Callable[..., Any], inputs: list[Tensor], output: Any) -> Any:
-        marks = [mark for tensor in inputs if (mark := getattr(tensor, MARK, None)) is not None]
-        if func is torch.Tensor.__setitem__ and marks:
-            setattr(inputs[0], MARK, True)
-        if not marks:
-            return output
-        if func in _SCATTERS or (func in _ALIGNING and True in marks):
-            mark: Any = True
-        elif False in marks or (func in _GATHERS and self._regroups(inputs)):
-            mark = False
-        else:
-            mark = next((mark for mark in marks if isinstance(mark, tuple)), True)
-        for tensor in tensors_in(output):
-            if getattr(tensor, MARK, None) is None or mark is not True:
-                setattr(tensor, MARK, mark)
-        return output
-
-    def _regroups(self, inputs: list[Tensor]) -> bool:
-        """Whether rows are picked by a tensor that depends on the batch: their order then says nothing of sequences."""
-        return any(getattr(index, MARK, None) is not None and not index.is_floating_point() for index in inputs[1:])
+            uses, own = [], {}
+        if own:
+            given = {
+                id(tensor): self._recorded(own[id(tensor)][0], [(tensor, own[id(tensor)][1])]) for tensor in tracked
+            }
+            args, kwargs = mapped((args, kwargs), lambda tensor: given.get(id(tensor), tensor))
+            return func(*args, **kwargs)
+        args, kwargs = self.plain((args, kwargs))
+        output = func(*args, **kwargs)
+        return self._recorded(output, uses) if uses else output
 
     # --- what is what ------------------------------------------------------------------------------------------------
 
     def is_tracked(self, tensor: Tensor) -> bool:
+        """Whether it is a parameter, or derived from parameters alone."""
         return id(tensor) in self.names or id(tensor) in self._derived
 
+    def is_parameter(self, tensor: Tensor) -> bool:
+        """Whether it is one of the parameters themselves."""
+        return id(tensor) in self.names
+
     def is_of_batch(self, tensor: Tensor) -> bool:
-        mark = getattr(tensor, MARK, None)
+        """Whether it was computed from the batch."""
         if tensor.requires_grad:
             return True
-        if mark is None or tensor.dim() == 0:
+        order = order_of(tensor)
+        if order is None or tensor.dim() == 0:
             return False
         # what merely was made from the batch's shape (arange on its device) has no row per sequence: a constant
-        return mark is not True or tensor.shape[0] % self.sequences == 0
+        return order is not RowOrder.BY_SEQUENCE or tensor.shape[0] % self.sequences == 0
+
+    def offsets(self, tensor: Tensor, shape: torch.Size) -> tuple[int, ...]:
+        """Rows of each sequence in `tensor`, of whose axes those of `shape` are flattened; Unsupported if unknown."""
+        order = order_of(tensor)
+        if isinstance(order, tuple):
+            return order
+        if order is RowOrder.UNKNOWN or tensor.dim() == 0 or tensor.shape[0] % self.sequences:
+            raise Unsupported(f"its input has rows in an unknown order, shape {tuple(tensor.shape)}")
+        length = shape.numel() // self.sequences
+        return tuple(range(0, length * self.sequences + 1, length)) if length else (0,) * (self.sequences + 1)
+
+    def flattened(self, inputs: Tensor) -> Tensor:
+        """`inputs` as rows; the same object for successive calls on one tensor (query, key, value share theirs)."""
+        if self._last_input is None or self._last_input[0] is not inputs:
+            self._last_input = inputs, inputs.detach().reshape(-1, inputs.shape[-1])
+        return self._last_input[1]
+
+    def plain(self, value: Any) -> Any:
+        """Arguments with derived tensors cut off from their parameters: the ordinary forward."""
+        return mapped(value, lambda tensor: tensor.detach() if id(tensor) in self._derived else tensor)
 
     def _looks_up_sequences(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         if func is not F.embedding:
@@ -168,9 +184,7 @@ class Tracer(TorchFunctionMode):
         name = self.names.get(id(tensor))
         return [name] if name is not None else list(self._derived[id(tensor)][1].leaves)
 
-    def plain(self, value: Any) -> Any:
-        """Arguments with derived tensors cut off from their parameters: the ordinary forward."""
-        return mapped(value, lambda tensor: tensor.detach() if id(tensor) in self._derived else tensor)
+    # --- recording ---------------------------------------------------------------------------------------------------
 
     def _derive(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tracked: list[Tensor]
@@ -198,20 +212,8 @@ class Tracer(TorchFunctionMode):
                 self._derived[id(tensor)] = tensor, _Derived(tensor, leaves)
         return output
 
-    def offsets(self, tensor: Tensor) -> tuple[int, ...]:
-        """Rows of each sequence when all axes but the last are flattened. Raises Unsupported if they are unknown."""
-        mark = getattr(tensor, MARK, None)
-        if isinstance(mark, tuple):
-            return mark
-        if mark is False or tensor.dim() == 0 or tensor.shape[0] % self.sequences:
-            raise Unsupported(f"its input has rows in an unknown order, shape {tuple(tensor.shape)}")
-        length = tensor.shape[:-1].numel() // self.sequences
-        return tuple(range(0, length * self.sequences + 1, length)) if length else (0,) * (self.sequences + 1)
-
-    # --- recording ---------------------------------------------------------------------------------------------------
-
-    def record(self, output: Tensor, uses: list[tuple[Tensor, Use]]) -> Tensor:
-        """Register `uses`, pairs (tracked tensor, its use), of one call; returns the output to hand on to the model.
+    def _recorded(self, output: Tensor, uses: Uses) -> Tensor:
+        """Register the uses of one call; returns the output to hand on to the model.
 
         What a use keeps of the forward is what autograd itself would keep for the parameter's gradient, so a model that
         overwrites it in place cannot be trained either.

@@ -1,4 +1,4 @@
-"""Which attention head, which hidden neuron does each element of a tensor belong to?
+"""Attention heads and hidden neurons: which elements of a tensor belong to each.
 
 Read from the tensor's dotted name, as the places in `models.anatomy` are, for the naming habits of the Hugging Face
 zoo. A head owns its rows of the query, key and value projections (weights and biases) and its columns of the output

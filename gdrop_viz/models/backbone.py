@@ -57,6 +57,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def undistributed(model: nn.Module) -> nn.Module:
+    """Return the model under `torch.compile` and data-parallel wrappers; its adapters stay."""
+    while not _has_adapter(model) and (inner := _wrapped(model)) is not None:
+        model = inner
+    return model
+
+
 def backbone_of(model: nn.Module) -> Backbone:
     """Find the base model of a `transformers` model (of any other module: itself), through all wrappers.
 

@@ -7,20 +7,45 @@ the positions that are read only: the same numbers for a fraction of the work.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gdrop_viz.models.backbone import unwrapped
-from gdrop_viz.models.devices import on_device_of
-from gdrop_viz.models.position_wise import only_at, only_first
-
-IGNORED = -100
+from gdrop_viz.base.checks import module
+from gdrop_viz.models.backbone import undistributed, unwrapped
+from gdrop_viz.models.batches import IGNORED, as_batches, check_batch, check_predicts
+from gdrop_viz.models.determinism import check_determinism
+from gdrop_viz.models.devices import check_weights_present, device_of, on_device_of
+from gdrop_viz.models.facts import facts_of
+from gdrop_viz.models.heads import Kind, kind_of, row_losses
+from gdrop_viz.models.inputs import (
+    accepted,
+    decoder_inputs,
+    is_encoder_decoder,
+    logits_of,
+    padding_sides,
+    positions_from,
+)
+from gdrop_viz.models.objectives import OBJECTIVES
+from gdrop_viz.models.own_loss import (
+    LabelRule,
+    at_tokens,
+    check_answers,
+    check_label_shape,
+    comparable,
+    label_rule,
+    mixes_sequences,
+    padding_rule,
+    readable,
+    state_objective,
+)
+from gdrop_viz.models.position_wise import forget_end, only_at, only_first
+from gdrop_viz.models.trials import other_words, trying
 
 Loss = Callable[[Any, Mapping[str, Tensor]], Tensor]
 
@@ -29,14 +54,22 @@ Loss = Callable[[Any, Mapping[str, Tensor]], Tensor]
 class Predictions:
     """The model's logits where it is asked for a prediction.
 
-    logits: (M, C), one row per predicted token (or per sequence for a classifier), ordered by sequence.
-    labels: (M,) integer classes, or floats for a regression head.
-    offsets: (N + 1,) rows of sequence n are offsets[n] .. offsets[n + 1] - 1.
+    Attributes
+    ----------
+    logits
+        (M, C), one row per predicted token (or per sequence for a classifier), ordered by sequence.
+    labels
+        (M,) integer classes; numbers, (M,) or (M, C), for a regression or for independent classes.
+    offsets
+        (N + 1,): rows of sequence n are offsets[n] .. offsets[n + 1] - 1.
+    kind
+        "classes" (negative log-likelihood), "multi-label" (binary cross-entropy) or "regression" (squared error).
     """
 
     logits: Tensor
     labels: Tensor
     offsets: tuple[int, ...]
+    kind: Kind = "classes"
 
     @property
     def counts(self) -> Tensor:
@@ -54,28 +87,31 @@ class Predictions:
         return values.new_zeros(len(counts)).index_add(0, rows, values) / counts
 
     def losses(self) -> Tensor:
-        """Loss of each sequence, (N,): mean NLL in nats; squared error for a regression head. Differentiable."""
-        if self.labels.is_floating_point():
-            errors = (self.logits.squeeze(-1) - self.labels).square()
-            return self.per_sequence(errors if errors.dim() == 1 else errors.mean(-1))
-        # half precision loses the log-likelihood's small differences: the softmax is always at least float32
-        logits = self.logits.float() if self.logits.dtype in (torch.float16, torch.bfloat16) else self.logits
-        return self.per_sequence(F.cross_entropy(logits, self.labels, reduction="none"))
+        """Loss of each sequence, (N,): mean over its rows, in nats or squared units of the labels. Differentiable."""
+        return self.per_sequence(row_losses(self.kind, self.logits, self.labels))
 
 
 def sequence_losses(model: nn.Module, batch: Mapping[str, Tensor], *, loss: Loss | None = None) -> Tensor:
     """Return L_n, the loss of each sequence of `batch`: shape (N,), differentiable; its unit: see `loss_unit`.
 
-    model: a Hugging Face masked, causal or encoder-decoder language model or classifier, in the mode it is in (put it
-        in eval mode for the pretraining loss); with `loss=` any module.
-    batch: the model's inputs and "labels", (N, T) with -100 where nothing is predicted, or (N,) for a classifier. The
-        shift of causal models happens here, as in transformers.
-    loss: callable(outputs, batch) -> (N,) for models whose objective is another; it gets `model(**inputs)` with
-        "labels" left out.
+    Parameters
+    ----------
+    model
+        A Hugging Face masked, causal or encoder-decoder language model or classifier, in the mode it is in (put it in
+        eval mode for the pretraining loss); with `loss=` any module.
+    batch
+        The model's inputs and "labels": (N, T) with -100 where nothing is predicted, (N,) for a classifier or a
+        regression, (N, C) for independent classes. It is moved to the model's device. Labels of a model that looks back
+        only are shifted here, as in `transformers`; a sequence's loss does not depend on its padding.
+    loss
+        callable(outputs, batch) -> (N,) for models whose objective is another; it gets `model(**inputs)` with "labels"
+        left out.
 
-    The batch is moved to the model's device.
-
-    Raises ValueError if labels are missing, a sequence predicts nothing, or `loss` returns another shape.
+    Raises
+    ------
+    ValueError
+        If labels are missing, a sequence predicts nothing, the model's own loss is another, or `loss` returns another
+        shape.
 
     >>> from transformers import BertConfig, BertForMaskedLM
     >>> config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
@@ -85,19 +121,21 @@ def sequence_losses(model: nn.Module, batch: Mapping[str, Tensor], *, loss: Loss
     >>> sequence_losses(model, {"input_ids": ids, "labels": labels}).shape
     torch.Size([2])
     """
-    batch = on_device_of(model, batch)
-    if loss is not None:
-        losses = loss(model(**_accepted(model, batch)), batch)
-        n = len(next(iter(batch.values())))
-        if not isinstance(losses, Tensor) or losses.shape != (n,):
-            came = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            raise ValueError(f"loss= must return one loss per sequence, a tensor of shape ({n},); it returned {came}.")
-        return losses
-    return predictions(model, batch).losses()
+    model, batch = undistributed(model), on_device_of(model, batch)
+    if loss is None:
+        return predictions(model, batch).losses()
+    losses = loss(model(**accepted(model, batch)), batch)
+    n = len(next(iter(batch.values())))
+    if not isinstance(losses, Tensor) or losses.shape != (n,):
+        came = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(f"loss= must return one loss per sequence, a tensor of shape ({n},); it returned {came}.")
+    return losses
 
 
-def loss_unit(batch: Mapping[str, Tensor], *, loss: Loss | None = None) -> str:
+def loss_unit(batch: Mapping[str, Tensor], *, loss: Loss | None = None, model: nn.Module | None = None) -> str:
     """Return the unit of `sequence_losses`: "" where a `loss` of one's own makes it.
+
+    With `model`, numbers as labels of independent classes are told from those of a regression.
 
     >>> loss_unit({"labels": torch.tensor([[-100, 7]])}), loss_unit({"labels": torch.tensor([1, 0])})
     ('nats per predicted token', 'nats')
@@ -107,117 +145,152 @@ def loss_unit(batch: Mapping[str, Tensor], *, loss: Loss | None = None) -> str:
     labels = batch.get("labels")
     if loss is not None or labels is None:
         return ""
-    if labels.is_floating_point():
+    config = getattr(unwrapped(model), "config", None) if model is not None else None
+    problem, width = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
+    if problem == "regression" or (problem is None and labels.dim() == 1 and width == 1):
         return "squared label units"
+    if labels.is_floating_point():
+        independent = problem is not None or (labels.dim() == 2 and labels.shape[1] == width and width > 1)
+        return "nats" if independent else "squared label units"
     return "nats" if labels.dim() == 1 else "nats per predicted token"
 
 
 def predictions(model: nn.Module, batch: Mapping[str, Tensor]) -> Predictions:
     """Run `model` on `batch` and return its logits and labels at the predicted positions only."""
+    model = undistributed(model)
     labels = batch.get("labels")
     if labels is None:
         raise ValueError('The batch has no "labels"; give them (-100 where nothing is predicted) or pass loss=.')
-    inputs = _accepted(model, batch)
-    if labels.dim() == 1 or labels.is_floating_point():
-        with only_first(model, inputs, logits=_logits):
-            logits = _logits(model(**inputs))
-        return Predictions(logits, labels, tuple(range(len(labels) + 1)))
+    rule = label_rule(model, batch)
+    inputs = accepted(model, batch)
+    if _needs_positions(model, batch):
+        inputs["position_ids"] = positions_from(inputs["attention_mask"])
+    if rule.per_sequence:
+        with only_first(model, inputs, logits=logits_of):
+            logits = logits_of(model(**inputs))
+        kind = kind_of(model, logits, labels)
+        return Predictions(logits, comparable(kind, logits, labels), tuple(range(len(labels) + 1)), kind)
+    check_label_shape(model, batch)
     if is_encoder_decoder(model) and "decoder_input_ids" not in inputs:
-        inputs["decoder_input_ids"] = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=labels)
-    shifted = is_causal(model)
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED) if shifted else labels
+        inputs["decoder_input_ids"] = decoder_inputs(model, labels)
+    targets = _targets(rule, labels, batch.get("attention_mask"))
     predicted = targets != IGNORED
     offsets = _offsets(predicted)
     # a causal model or a decoder predicts nearly every position: only its head is worth looking at
-    inside = not (shifted or is_encoder_decoder(model))
-    with only_at(model, inputs, predicted, offsets, logits=_logits, inside=inside) as gathered:
-        logits = _logits(model(**inputs))
+    inside = not (rule.shifted or is_encoder_decoder(model))
+    with only_at(model, inputs, predicted, offsets, logits=logits_of, inside=inside) as gathered:
+        logits = logits_of(model(**inputs))
+    if gathered and logits.shape[:-1] != (1, offsets[-1]):  # on this batch the end is not position-wise after all
+        forget_end(model)
+        logits, gathered = logits_of(model(**inputs)), False
     # squeezed, not indexed: the backward of an index fills and copies a whole tensor of logits
-    return Predictions(logits.squeeze(0) if gathered else logits[predicted], targets[predicted], offsets)
+    rows = logits.squeeze(0) if gathered else at_tokens(logits, labels.shape, type(model).__name__)[predicted]
+    return Predictions(rows, targets[predicted].long(), offsets)
 
 
-def check_batch(model: nn.Module, batch: Any, *, loss: Loss | None = None, where: str = "the batch") -> None:
-    """Raise ValueError or TypeError, in one line, if `model` could not compute the losses of `batch`; no forward."""
-    if not isinstance(batch, Mapping) or not batch:
-        raise TypeError(f"{where} must be a dict of tensors with its labels, got {type(batch).__name__}.")
-    if loss is not None:
-        return
-    labels = batch.get("labels")
-    if not isinstance(labels, Tensor):
-        raise ValueError(f'{where} has no "labels" tensor; gv.pretraining_batches makes them, or pass loss=.')
-    config = getattr(model, "config", None)
-    positions = getattr(config, "max_position_embeddings", None)
-    ids = batch.get("input_ids")
-    if isinstance(positions, int) and positions > 0 and isinstance(ids, Tensor) and ids.shape[1] > positions:
+def _targets(rule: LabelRule, labels: Tensor, mask: Any) -> Tensor:
+    """The label that each position predicts (N, T), -100 where none."""
+    if not rule.shifted:
+        return labels
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    if isinstance(mask, Tensor) and mask.shape == labels.shape:
+        # the first word after padding on the left: nothing comes before it to predict it from
+        targets = targets.masked_fill((mask == 0) & (F.pad(mask[:, 1:], (0, 1)) != 0), IGNORED)
+    return targets
+
+
+def checked_batches(
+    model: Any, batches: Any, *, loss: Loss | None = None, objective: str | None = None
+) -> Sequence[Mapping[str, Any]]:
+    """Return `batches` as every computation here may use them, or raise, in one line, what is wrong with them.
+
+    Call it once, before any work. Arrays and lists become tensors, one batch alone a list of it, and where a model
+    needs them to be independent of padding, position ids are added; batches that are right already come back as the
+    same object. Once per model (again after its modules changed) the mean of our losses on a trial is compared with the
+    model's own loss, and the first batch's losses are computed twice.
+
+    Parameters
+    ----------
+    model
+        The model, or a `Pretrained`, whose objective counts.
+    batches
+        Batches, one batch, or a DataLoader.
+    loss
+        As for `sequence_losses`; labels are then the caller's matter.
+    objective
+        "mlm", "clm" or "span", where it is known.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the batches are no batches, do not fit the model, or the model's losses would mean something else than they
+        say: it draws random numbers in eval mode, has another loss of its own, or reads the tokens it is to predict.
+    """
+    objective = objective or getattr(model, "objective", None)
+    model = undistributed(module(model))
+    check_weights_present(model)
+    state_objective(model, objective if objective in OBJECTIVES else None)
+    found = as_batches(batches)
+    for number, batch in enumerate(found):
+        check_batch(model, batch, loss=loss, where=f"batch {number}")
+    first = on_device_of(model, found[0])
+    if loss is None:
+        found = _independent_of_padding(model, found)
+        first = on_device_of(model, found[0])
+        if any(len(batch["labels"]) > 1 for batch in found):
+            mixes_sequences(model, first)
+    facts = facts_of(model)
+    if facts.get("checked") != (loss is None):
+        _check_first_losses(model, first, loss)
+        facts["checked"] = loss is None
+    return found
+
+
+def _independent_of_padding(model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    needing = [number for number, batch in enumerate(batches) if _needs_positions(model, on_device_of(model, batch))]
+    if not needing:
+        return batches
+    return [
+        {**batch, "position_ids": positions_from(batch["attention_mask"])} if number in needing else batch
+        for number, batch in enumerate(batches)
+    ]
+
+
+def _needs_positions(model: nn.Module, batch: Mapping[str, Any]) -> bool:
+    needed = [padding_rule(model, batch, side) for side in padding_sides(batch)]
+    return any(needed) and "position_ids" not in batch
+
+
+def _check_first_losses(model: nn.Module, batch: Mapping[str, Any], loss: Loss | None) -> None:
+    n = len(batch["labels"] if "labels" in batch else next(iter(batch.values())))
+    few = {
+        name: (value[:2] if value.dim() and len(value) == n else value).clone() if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+    versions = {name: value._version for name, value in few.items() if isinstance(value, Tensor)}
+    name = type(unwrapped(model)).__name__
+    with trying(model):
+        if loss is not None:
+            check_determinism(model, lambda: sequence_losses(model, few, loss=loss), "batch 0")
+        else:
+            with readable(model, "batch 0"):
+                check_determinism(model, lambda: sequence_losses(model, few), "batch 0")
+                if label_rule(model, few).per_sequence:
+                    check_answers(model, few)
+    changed = [name for name, version in versions.items() if few[name]._version != version]
+    if changed:
         raise ValueError(
-            f"{where} has sequences of {ids.shape[1]} tokens, the model has {positions} positions; "
-            f"make batches with max_length={positions} or less."
+            f"expected {name} to leave its inputs as they are, but it writes into {', '.join(changed)}; wrap it in a "
+            "module that clones them"
         )
-    vocabulary = getattr(config, "vocab_size", None)
-    if isinstance(ids, Tensor) and isinstance(vocabulary, int) and ids.numel():
-        bad = next((int(x) for x in (ids.max(), ids.min()) if not 0 <= int(x) < vocabulary), None)
-        if bad is not None:
-            raise ValueError(
-                f"{where} holds the token id {bad}, the model knows ids from 0 and below {vocabulary}; "
-                "was it made with another model's tokenizer?"
-            )
-    if labels.dim() != 2 or labels.is_floating_point():
-        return
-    if isinstance(ids, Tensor) and not is_encoder_decoder(model) and labels.shape != ids.shape:
-        raise ValueError(
-            f"{where} has labels of shape {tuple(labels.shape)} for token ids of shape {tuple(ids.shape)}; "
-            "give one label per token, -100 where nothing is predicted."
-        )
-    known = labels[labels != IGNORED]
-    if isinstance(vocabulary, int) and known.numel() and not 0 <= int(known.min()) <= int(known.max()) < vocabulary:
-        raise ValueError(f"{where} has labels outside 0 .. {vocabulary - 1} (and -100); was it made for another model?")
-    _offsets((labels[:, 1:] if is_causal(model) else labels) != IGNORED, where)
-
-
-def is_encoder_decoder(model: nn.Module) -> bool:
-    """Whether labels belong to a decoder of their own (T5, BART)."""
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Whether position t predicts token t + 1 (GPT-2, Llama), so that labels must be shifted."""
-    if is_encoder_decoder(model):
-        return False
-    inner = unwrapped(model)
-    name = type(inner).__name__
-    return name.endswith(("CausalLM", "LMHeadModel")) or getattr(inner, "loss_type", None) == "ForCausalLM"
+    """Whether position t predicts token t + 1 (GPT-2, Llama), so that labels must be shifted: tried, not looked up."""
+    model = undistributed(model)
+    ids = other_words(model, torch.arange(2 * 8, device=device_of(model)).reshape(2, 8))
+    return label_rule(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}).shifted
 
 
-def _offsets(predicted: Tensor, where: str = "the batch") -> tuple[int, ...]:
-    counts = predicted.sum(1).tolist()
-    if 0 in counts:
-        raise ValueError(
-            f"Sequence {counts.index(0)} of {where} predicts no token (all labels are -100); "
-            "drop it or mask at least one token: gv.pretraining_batches does."
-        )
-    offsets = [0]
-    for count in counts:
-        offsets.append(offsets[-1] + count)
-    return tuple(offsets)
-
-
-def _accepted(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The model's inputs: the batch without its labels, no cache kept."""
-    inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
-    if hasattr(model, "config"):
-        parameters = inspect.signature(model.forward).parameters
-        if "use_cache" in parameters:
-            inputs["use_cache"] = False
-        if "return_dict" in parameters:
-            inputs["return_dict"] = True
-    return inputs
-
-
-def _logits(outputs: Any) -> Tensor:
-    for name in ("logits", "prediction_logits"):
-        if isinstance(getattr(outputs, name, None), Tensor):
-            return getattr(outputs, name)
-    raise ValueError(
-        f"Expected a model output with logits, got {type(outputs).__name__}; "
-        "pass loss=callable(outputs, batch) -> (N,) for other models."
-    )
+def _offsets(predicted: Tensor) -> tuple[int, ...]:
+    return tuple(accumulate(check_predicts(predicted, "the batch"), initial=0))

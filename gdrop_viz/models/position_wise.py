@@ -7,24 +7,26 @@ that reads the first position, that one. The module is found by trying, not by n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from gdrop_viz.base.nested import mapped, tensors_in
-from gdrop_viz.base.state import preserved_modes
+from gdrop_viz.models.facts import facts_of
+from gdrop_viz.models.trials import trying
 
 # what the Fisher tracer reads on gathered rows: which of them belong to which sequence
 OFFSETS = "_sequence_offsets"
 
 _LENGTH = 16  # tokens of each of the two sequences on which a module is tried
 _FAILURES = (RuntimeError, ValueError, IndexError)  # of a model that cannot do with the rows it got
+_FOUND = "position-wise end"  # among a model's facts: the module, or None
 _Change = Callable[[Tensor], Tensor]
-_found: WeakKeyDictionary[nn.Module, nn.Module | None] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -73,13 +75,56 @@ def only_first(model: nn.Module, inputs: Mapping[str, Any], *, logits: Callable[
         yield
 
 
+def forget_end(model: nn.Module) -> None:
+    """Feed everything to this model from now on: its end was not position-wise on some batch."""
+    facts_of(model)[_FOUND] = None
+
+
 def _found_once(model: nn.Module, shape: torch.Size, find: Callable[[], nn.Module | None]) -> nn.Module | None:
     """What `find` gives for this model, looked for on its first batch of enough positions to try with."""
-    if model not in _found:
+    facts = facts_of(model)
+    if _FOUND not in facts:
         if shape[1] < 4:
             return None
-        _found[model] = find()
-    return _found[model]
+        facts[_FOUND] = find()
+    return facts[_FOUND]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A forward pass whose result is known, with the rows (N, T) of its position-wise end that should suffice for it.
+
+    `expected` must come out again unchanged when all other rows are NaN (read by `of_all`), and, up to rounding, when
+    the end is fed `some` of its rows alone (read by `of_some`).
+    """
+
+    forward: Callable[[], Any]
+    rows: Tensor
+    expected: Tensor
+    of_all: Callable[[Any], Tensor]
+    some: _Change
+    of_some: Callable[[Any], Tensor]
+
+    def unmoved(self, module: nn.Module) -> bool:
+        def poison(tensor: Tensor) -> Tensor:
+            return tensor.masked_fill(~self.rows.unsqueeze(-1).to(tensor.device), torch.nan)
+
+        found = self._answer(module, poison, self.of_all)
+        return found is not None and torch.equal(found, self.expected)
+
+    def suffices(self, module: nn.Module) -> bool:
+        found = self._answer(module, self.some, self.of_some)
+        if found is None or found.shape != self.expected.shape:
+            return False
+        # another blocking of the same matrix product may round differently
+        return torch.allclose(found, self.expected, rtol=1e-2, atol=1e-3)
+
+    def _answer(self, module: nn.Module, change: _Change, of: Callable[[Any], Tensor]) -> Tensor | None:
+        with _inputs_changed(module, self.rows.shape, change):
+            try:
+                return of(self.forward())
+            except _FAILURES:
+                return None
 
 
 def _first_position_wise(
@@ -87,23 +132,33 @@ def _first_position_wise(
 ) -> nn.Module | None:
     """The earliest module whose input suffices at single positions; None if not even the head's does."""
     few, shape = _two_short_sequences(inputs, shape)
+    few = _ending_in_padding(few, shape)
     heads = _behind_the_backbone(model)
-    with preserved_modes(model), torch.no_grad(), _no_function_mode():
+    with trying(model):
         called, full = _calls(model, few, shape, logits)
         first = next((k for k, module in enumerate(called) if module in heads), None)
         if first is None or full.shape[:2] != shape:
             return None
         sequence, position = torch.meshgrid(torch.arange(shape[0]), torch.arange(shape[1]), indexing="ij")
-        rows = ((sequence + position) % 3 == 0).to(full.device) & full.isfinite().all(-1)
-        return _earliest(
+        # more rows than a sequence has positions, none of them padding
+        rows = ((sequence + position) % 4 != 0).to(full.device) & full.isfinite().all(-1)
+        mask = few.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.shape == shape:
+            rows &= mask.to(rows.device) != 0
+
+        def of_rows(outputs: Any) -> Tensor:
+            found = logits(outputs)
+            return found[0] if found.dim() == 3 and len(found) == 1 else found
+
+        trial = _Trial(
             lambda: model(**few),
-            called[: first + 1] if inside else called[first : first + 1],
             rows,
             full[rows],
             of_all=lambda outputs: logits(outputs)[rows],
             some=lambda tensor: tensor[rows.to(tensor.device)].unsqueeze(0),
-            of_some=lambda outputs: logits(outputs).squeeze(0),
+            of_some=of_rows,
         )
+        return _earliest([trial], called[: first + 1] if inside else called[first : first + 1])
 
 
 def _first_that_needs_one(
@@ -111,53 +166,30 @@ def _first_that_needs_one(
 ) -> nn.Module | None:
     """The earliest module of a classifier whose input suffices at the first position of each sequence, or None."""
     few, shape = _two_short_sequences(inputs, shape)
-    # with padding, a classifier that reads the last word could look like one that reads the first
-    few = _without_padding(model, few)
-    with preserved_modes(model), torch.no_grad(), _no_function_mode():
-        try:
-            called, full = _calls(model, few, shape, logits)
-        except _FAILURES:
-            return None  # such as a classifier that looks for an end mark, which the shorter sequences lack
-        rows = torch.arange(shape[1], device=full.device).expand(shape) == 0
-        return _earliest(lambda: model(**few), called, rows, full, of_all=logits, some=_first_of_each, of_some=logits)
-
-
-def _earliest(
-    forward: Callable[[], Any],
-    called: list[nn.Module],
-    rows: Tensor,
-    expected: Tensor,
-    *,
-    of_all: Callable[[Any], Tensor],
-    some: _Change,
-    of_some: Callable[[Any], Tensor],
-) -> nn.Module | None:
-    """The earliest of the modules `called` (in order) that can be fed `some` of its rows, those of `rows` (N, T).
-
-    What was `expected` at full input must come out of it twice: unchanged by NaN at all other positions (of_all), and
-    from these rows alone (of_some).
-    """
-
-    def poison(tensor: Tensor) -> Tensor:
-        return tensor.masked_fill(~rows.unsqueeze(-1).to(tensor.device), torch.nan)
-
-    def answer(module: nn.Module, change: _Change, of: Callable[[Any], Tensor]) -> Tensor | None:
-        with _inputs_changed(module, rows.shape, change):
+    # with padding, a classifier that reads the last word could look like one that reads the first; without, a mask that
+    # is cut together with its rows would not be missed
+    whole = _without_padding(model, few)
+    trials: list[_Trial] = []
+    called: list[nn.Module] = []
+    with trying(model):
+        for few in (whole, _ending_in_padding(whole, shape)):
             try:
-                return of(forward())
+                called, full = _calls(model, few, shape, logits)
             except _FAILURES:
-                return None
+                return None  # such as a classifier that looks for an end mark, which the shorter sequences lack
+            rows = torch.arange(shape[1], device=full.device).expand(shape) == 0
+            forward = partial(model, **few)
+            trials.append(_Trial(forward, rows, full, of_all=logits, some=_first_of_each, of_some=logits))
+        return _earliest(trials, called)
 
+
+def _earliest(trials: Sequence[_Trial], called: Sequence[nn.Module]) -> nn.Module | None:
+    """The earliest of the modules `called` (in order) that can be fed a part of its rows in every trial."""
     found = None
     for module in reversed(called):
-        poisoned = answer(module, poison, of_all)
-        if poisoned is None or not torch.equal(poisoned, expected):
+        if not all(trial.unmoved(module) for trial in trials):
             break  # positions mix here, and so they do from any earlier module on
-        alone = answer(module, some, of_some)
-        if alone is None or alone.shape != expected.shape:
-            continue
-        # another blocking of the same matrix product may round differently
-        if torch.allclose(alone, expected, rtol=1e-2, atol=1e-3):
+        if all(trial.suffices(module) for trial in trials):
             found = module
     return found
 
@@ -235,10 +267,15 @@ def _without_padding(model: nn.Module, few: Mapping[str, Any]) -> dict[str, Any]
     return few
 
 
+def _ending_in_padding(few: Mapping[str, Any], shape: torch.Size) -> dict[str, Any]:
+    """The same inputs; where there is an attention mask, it leaves out the end of the second sequence."""
+    mask = few.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.shape != shape:
+        return dict(few)
+    mask = mask.clone()
+    mask[1, -max(1, shape[1] // 4) :] = 0
+    return {**few, "attention_mask": mask}
+
+
 def _has_rows(tensor: Tensor, shape: torch.Size) -> bool:
     return tensor.dim() == 3 and tensor.shape[:2] == shape
-
-
-def _no_function_mode() -> Any:
-    disabled = getattr(torch._C, "DisableTorchFunction", None)
-    return disabled() if disabled is not None else nullcontext()

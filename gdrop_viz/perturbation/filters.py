@@ -1,4 +1,4 @@
-"""What is a filter, and how is a direction given the norm of the weights that it moves?"""
+"""Filters of a model's weights, and the normalisation of a direction filter by filter."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from gdrop_viz.base.checks import one_of
 from gdrop_viz.perturbation.selection import Selection
 
 NORMALIZATIONS = ("filter", "tensor", "none")
@@ -20,31 +21,30 @@ def filter_dimensions(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     dimensions: dict[str, tuple[int, ...]] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
+    for owner in model.modules():
+        for parameter in owner.parameters(recurse=False):
             # a tied parameter keeps the rule of its first owner, under whose name it goes
-            dimensions.setdefault(names[id(parameter)], _filter_of(module, parameter.ndim))
+            dimensions.setdefault(names[id(parameter)], _filter_of(owner, parameter.ndim))
     return dimensions
 
 
 def normalized(
     model: nn.Module, vectors: Mapping[str, Tensor], selection: Selection | None, normalize: str
 ) -> dict[str, Tensor]:
-    """Return `vectors` with the norm of the (selected) weights, filter by filter or tensor by tensor."""
-    if normalize not in NORMALIZATIONS:
-        raise ValueError(f"expected normalize= one of {', '.join(map(repr, NORMALIZATIONS))}, got {normalize!r}")
-    if normalize == "none":
-        return dict(vectors)
+    """Return the selected part of `vectors` with the norm of the selected weights, filter by filter or as told."""
+    one_of(normalize, NORMALIZATIONS, "normalize")
     parameters = dict(model.named_parameters())
     dimensions = filter_dimensions(model) if normalize == "filter" else {}
-    selection = selection.on(model) if selection is not None else None
     out = {}
     for name, vector in vectors.items():
-        weight = parameters[name].detach().to(vector.dtype)
+        weight = parameters[name].detach()
         if selection is not None and not selection.is_whole(name):
-            weight = weight * selection.mask(name).to(weight.device)
-        along = dimensions.get(name, tuple(range(vector.ndim)))
-        out[name] = vector * (_norm(weight, along) / _norm(vector, along).clamp_min(1e-30))
+            mask = selection.mask(name).to(vector.device)
+            vector, weight = vector * mask, weight * mask
+        if normalize != "none":
+            along = dimensions.get(name, tuple(range(vector.ndim)))
+            vector = vector * (_norm(weight.to(vector.dtype), along) / _norm(vector, along).clamp_min(1e-30))
+        out[name] = vector
     return out
 
 

@@ -1,19 +1,18 @@
-"""Which parameters are the top, the bottom, or a random part? By element, tensor, layer or component."""
+"""Selections of the top, the bottom or a random part of the parameters: by element, tensor, layer or component."""
 
 from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from gdrop_viz.perturbation.masks import Shapes, apportioned, largest, random_keys, size_of, whole_mask
+from gdrop_viz.base.checks import instance, one_of
+from gdrop_viz.base.order_statistics import largest
+from gdrop_viz.fisher import Fisher
+from gdrop_viz.perturbation.masks import RandomKeys, Shapes, apportioned, size_of, whole_mask
 from gdrop_viz.perturbation.selection import Selection, grouping, shapes_of
-
-if TYPE_CHECKING:
-    from gdrop_viz.fisher import Fisher
 
 _KINDS = ("element", "tensor", "layer", "component")
 
@@ -42,10 +41,16 @@ def top_k(
     parameters
         Choose only among the parameters whose name this function accepts.
 
-    Exactly k units are selected, also among equal scores: the order is by score, then by the parameter's place in
-    the model, then by position, and `bottom_k(n - k)` is the complement of `top_k(k)`.
+    Returns
+    -------
+    Selection
+        Exactly k units, also among equal scores: the order is by score, then by the parameter's place in the model,
+        then by position, and `bottom_k(n - k)` is the complement of `top_k(k)`.
 
-    Raises ValueError for a k out of range, scores that are not finite, or elements asked of tensor-resolution scores.
+    Raises
+    ------
+    ValueError
+        For a k out of range, scores that are not finite, or elements asked of tensor-resolution scores.
 
     >>> import pandas as pd
     >>> from gdrop_viz.fisher import Fisher
@@ -56,8 +61,15 @@ def top_k(
     return _ranked(fisher, k, by, bottom=False, within=within, parameters=parameters)
 
 
-def bottom_k(fisher: Fisher, k: float, by: str = "element", **among: Any) -> Selection:
-    """Select the parameters with the lowest Fisher scores; arguments (`among`: within, parameters) as in `top_k`.
+def bottom_k(
+    fisher: Fisher,
+    k: float,
+    by: str = "element",
+    *,
+    within: str | None = None,
+    parameters: Callable[[str], bool] | None = None,
+) -> Selection:
+    """Select the parameters with the lowest Fisher scores; parameters and errors as in `top_k`.
 
     >>> import pandas as pd
     >>> from gdrop_viz.fisher import Fisher
@@ -65,7 +77,7 @@ def bottom_k(fisher: Fisher, k: float, by: str = "element", **among: Any) -> Sel
     >>> bottom_k(fisher, 2, by="tensor").names
     ['a.weight', 'c.weight']
     """
-    return _ranked(fisher, k, by, bottom=True, **among)
+    return _ranked(fisher, k, by, bottom=True, within=within, parameters=parameters)
 
 
 def random_k(
@@ -79,8 +91,24 @@ def random_k(
 ) -> Selection:
     """Select at random, without replacement: the control of equal size for `top_k` and `bottom_k`.
 
-    Arguments as in `top_k`; `model` may also be a Fisher or a Selection, whose parameters are then chosen from.
-    The same seed selects the same parameters on every machine, and leaves the global generators alone.
+    Parameters
+    ----------
+    model
+        A module or a `Pretrained`; or a Fisher or a Selection, whose parameters are then chosen from.
+    k, by, within, parameters
+        As in `top_k`.
+    seed
+        The same seed selects the same parameters on every machine, and leaves the global generators alone.
+
+    Returns
+    -------
+    Selection
+        Exactly k units, each set of k with the same probability.
+
+    Raises
+    ------
+    ValueError
+        For a k out of range, or where `parameters` accepts none.
 
     >>> model = nn.Linear(10, 10)
     >>> random_k(model, 0.1).n_elements == random_k(model, 11).n_elements == 11
@@ -90,13 +118,11 @@ def random_k(
     shapes = _chosen_from(shapes_of(model), parameters)
     label = f"random {_amount(k)} of {by}s" + (" in each tensor" if within else "") + f" (seed {seed})"
     if by == "element":
-        scores = {name: random_keys(name, shape, seed) for name, shape in shapes.items()}
-        masks = _selected_elements(scores, k, within, bottom=False)
+        masks = _selected_elements(RandomKeys(shapes, seed), shapes, k, within, bottom=False)
     else:
         units = list(dict.fromkeys(map(grouping(by), shapes)))
-        masks = _selected_units(
-            shapes, by, {unit: float(random_keys(unit, (1,), seed)) for unit in units}, k, bottom=False
-        )
+        keys = RandomKeys(dict.fromkeys(units, (1,)), seed)
+        masks = _selected_units(shapes, by, {unit: float(key) for unit, key in keys.items()}, k, bottom=False)
     return Selection.from_masks(masks, shapes, label, None)
 
 
@@ -104,6 +130,8 @@ def select(
     model: nn.Module | Fisher | Selection, where: Callable[[str], bool] | Iterable[str], *, label: str = "chosen"
 ) -> Selection:
     """Select whole parameters by name: those that `where` accepts, or those that it lists.
+
+    Raises ValueError for names that are none of the model's, or where no parameter fits.
 
     >>> model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     >>> select(model, lambda name: name.startswith("1."), label="layer 1").names
@@ -134,11 +162,9 @@ def _ranked(
     parameters: Callable[[str], bool] | None = None,
 ) -> Selection:
     _check_kind(by, within)
-    if not hasattr(fisher, "means"):
-        raise TypeError(f"expected a Fisher, got {type(fisher).__name__}; make one with fisher_information")
-    means = fisher.means
-    known = shapes_of(fisher)
-    shapes = _chosen_from({name: known.get(name) for name in means.index}, parameters)
+    means = instance(fisher, Fisher, "fisher", "fisher_information").means
+    of_fisher = shapes_of(fisher)
+    shapes = _chosen_from({name: of_fisher.get(name) for name in means.index}, parameters)
     label = f"{'bottom' if bottom else 'top'} {_amount(k)} of {by}s" + (" in each tensor" if within else "")
     if by == "element":
         if fisher.scores is None:
@@ -146,7 +172,8 @@ def _ranked(
                 "expected a Fisher with a score per element, got one of resolution 'tensor'; "
                 "use by='tensor' or fisher_information(..., resolution='element')"
             )
-        masks = _selected_elements({name: fisher.scores[name] for name in shapes}, k, within, bottom=bottom)
+        scores = {name: fisher.scores[name] for name in shapes}
+        masks = _selected_elements(scores, shapes, k, within, bottom=bottom)
     else:
         # scores from elsewhere come without shapes: each tensor then weighs the same
         weights = {name: 1 if shape is None else size_of(shape) for name, shape in shapes.items()}
@@ -159,17 +186,19 @@ def _ranked(
     return Selection.from_masks(masks, shapes, label, fisher)
 
 
-def _selected_elements(scores: dict[str, Tensor], k: float, within: str | None, *, bottom: bool) -> dict[str, Tensor]:
-    sizes = [score.numel() for score in scores.values()]
+def _selected_elements(
+    scores: Mapping[str, Tensor], shapes: Shapes, k: float, within: str | None, *, bottom: bool
+) -> dict[str, Tensor]:
+    sizes = [size_of(shape) for shape in shapes.values()]
     count = _number_of(k, sum(sizes), "elements")
     # the lowest k are what the highest n - k leave, so that top and bottom are complements also among ties
     wanted = sum(sizes) - count if bottom else count
     if within is None:
         masks = largest(scores, wanted)
     else:
-        parts = zip(scores.items(), apportioned(wanted, sizes), strict=True)
-        masks = {name: largest({name: score}, part)[name] for (name, score), part in parts}
-    return {name: ~mask for name, mask in masks.items()} if bottom else masks
+        parts = zip(shapes, apportioned(wanted, sizes), strict=True)
+        masks = {name: largest({name: scores[name]}, part)[name] for name, part in parts}
+    return {name: mask.logical_not_() for name, mask in masks.items()} if bottom else masks
 
 
 def _selected_units(
@@ -195,8 +224,7 @@ def _number_of(k: float, total: int, units: str) -> int:
 
 
 def _check_kind(by: str, within: str | None) -> None:
-    if by not in _KINDS:
-        raise ValueError(f"expected by= one of {', '.join(map(repr, _KINDS))}, got {by!r}")
+    one_of(by, _KINDS, "by")
     if within not in (None, "tensor") or (within and by != "element"):
         raise ValueError(f"expected within=None, or within='tensor' with by='element', got {within!r} with by={by!r}")
 

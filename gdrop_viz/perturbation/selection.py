@@ -1,9 +1,7 @@
-"""Which parameters are moved? A part of a model, element by element, with its share of everything."""
+"""Selection: a part of a model's parameters, element by element, and its share of everything."""
 
 from __future__ import annotations
 
-import html
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,9 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz.base.tensor_file import read_tensors, write_tensors
+from gdrop_viz.base.checks import instance, module, one_of
+from gdrop_viz.base.order_statistics import largest
+from gdrop_viz.base.saved import Saved
 from gdrop_viz.models.anatomy import place_of
-from gdrop_viz.perturbation.masks import Shape, Shapes, count_of, largest, random_keys, size_of, whole_mask
+from gdrop_viz.models.backbone import undistributed
+from gdrop_viz.models.devices import check_weights_present
+from gdrop_viz.models.differentiation import differentiable
+from gdrop_viz.perturbation.masks import RandomKeys, Shape, Shapes, count_of, known, size_of, whole_mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
     from gdrop_viz.fisher import Fisher
 
 
-@dataclass(frozen=True, eq=False)
-class Selection:
+@dataclass(frozen=True, eq=False, repr=False)
+class Selection(Saved):
     """A part of a model's parameters, element by element.
 
     Attributes
@@ -100,9 +103,8 @@ class Selection:
                 f"expected one of the {len(self.shapes)} parameters of the selection, got {name!r}; "
                 "a tied parameter goes by the first of its names in model.named_parameters()"
             )
-        mask = self.masks.get(name)
-        size_of(self.shapes[name])  # must be known
-        return torch.zeros(self.shapes[name], dtype=torch.bool) if mask is None else mask.contiguous()
+        shape, mask = known(self.shapes[name]), self.masks.get(name)
+        return torch.zeros(shape, dtype=torch.bool) if mask is None else mask.contiguous()
 
     def is_whole(self, name: str) -> bool:
         """Tell whether every element of the parameter `name` is selected."""
@@ -136,7 +138,7 @@ class Selection:
         masks = dict(self.masks)
         for name, mask in self.masks.items():
             if not self.is_whole(name):
-                masks.update(largest({name: random_keys(name, mask.shape, seed)}, count_of(mask)))
+                masks |= largest(RandomKeys({name: tuple(mask.shape)}, seed), count_of(mask))
         label = f"random, per tensor as many as {self.label} (seed {seed})"
         return self.from_masks(masks, self.shapes, label, self.fisher)
 
@@ -157,11 +159,11 @@ class Selection:
                     f"expected {name!r} of shape {self.shapes[name]}, got {shapes[name]} in "
                     f"{type(model).__name__}; make the selection from this model or from its Fisher information"
                 )
-        if None not in self.shapes.values():
+        if self._shapes_known:
             return self
-        known = {name: shapes.get(name) if shape is None else shape for name, shape in self.shapes.items()}
-        masks = {name: whole_mask(known[name]) if self.is_whole(name) else mask for name, mask in self.masks.items()}
-        return Selection(masks, known, self.label, self.fisher)
+        full = {name: shapes.get(name) if shape is None else shape for name, shape in self.shapes.items()}
+        masks = {name: whole_mask(full[name]) if self.is_whole(name) else mask for name, mask in self.masks.items()}
+        return Selection(masks, full, self.label, self.fisher)
 
     def summary(self, *, model: nn.Module | None = None, fisher: Fisher | None = None) -> pd.Series:
         """Return elements, share of elements, of Fisher information and (with `model`) of the squared weight norm."""
@@ -183,8 +185,8 @@ class Selection:
         """
         import pandas as pd
 
-        if model is not None and (known := self.on(model)) is not self:
-            return known.to_frame(by, model=model, fisher=fisher)
+        if model is not None and (filled := self.on(model)) is not self:
+            return filled.to_frame(by, model=model, fisher=fisher)
         group = grouping(by)
         fisher = self.fisher if fisher is None else fisher
         rows = []
@@ -196,7 +198,8 @@ class Selection:
                 row["share_of_fisher"], row["fisher_total"] = _fisher_sums(fisher, name, mask, shape)
             rows.append((name, row))
         if model is not None:
-            parameters = dict(model.named_parameters())
+            check_weights_present(model)
+            parameters = dict(undistributed(module(model)).named_parameters())
             for name, row in rows:
                 if name not in parameters:
                     raise ValueError(f"expected a model with the parameter {name!r}, got one without it")
@@ -212,43 +215,37 @@ class Selection:
         frame.insert(2, "share_selected", frame["selected"] / frame["elements"])
         return frame.rename_axis(by)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the masks (one bit per element) as safetensors; the Fisher information is not saved with them."""
-        whole = {name for name in self.masks if self.is_whole(name)}
-        bits = {name: np.packbits(mask.numpy()) for name, mask in self.masks.items() if name not in whole}
-        facts = {"label": self.label, "shapes": dict(self.shapes), "selected": self.names}
-        write_tensors(path, "Selection", bits, facts)
+    def _kept(self) -> dict[str, Any]:
+        """One bit per element; the Fisher information is not saved with it."""
+        partly = [name for name in self.masks if not self.is_whole(name)]
+        bits = {name: np.packbits(self.masks[name].numpy()) for name in partly}
+        return {"label": self.label, "shapes": self.shapes, "selected": self.names, "bits": bits}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Selection:
-        """Read a selection that `save` wrote; FileNotFoundError or ValueError if there is none at `path`."""
-        bits, facts = read_tensors(path, "Selection")
-        shapes = {name: None if shape is None else tuple(shape) for name, shape in facts["shapes"].items()}
-        masks = {}
-        for name in facts["selected"]:
+    def _remade(cls, kept: dict[str, Any]) -> Selection:
+        shapes, masks = kept["shapes"], {}
+        for name in kept["selected"]:
             masks[name] = whole_mask(shapes[name])
-            if name in bits:
-                flat = np.unpackbits(bits[name].numpy(), count=size_of(shapes[name])).astype(bool)
+            if name in kept["bits"]:
+                flat = np.unpackbits(kept["bits"][name], count=size_of(shapes[name])).astype(bool)
                 masks[name] = torch.from_numpy(flat).reshape(shapes[name])
-        return cls(masks, shapes, facts["label"])
+        return cls(masks, shapes, kept["label"])
 
-    def __repr__(self) -> str:
+    @property
+    def _shapes_known(self) -> bool:
+        return None not in self.shapes.values()
+
+    def _summary(self) -> str:
         tensors = f"{len(self.masks)} of {len(self.shapes)} tensors"
-        if None in self.shapes.values():
-            return f"Selection({self.label!r}: {tensors}, shapes not known)"
-        return f"Selection({self.label!r}: {self.n_elements:,} of {self.n_total:,} elements in {tensors})"
+        if not self._shapes_known:
+            return f"{self.label!r}: {tensors}, shapes not known"
+        return f"{self.label!r}: {self.n_elements:,} of {self.n_total:,} elements in {tensors}"
 
-    def _repr_html_(self) -> str:
-        if None in self.shapes.values():
-            return f"<p>{html.escape(repr(self))}</p>"
-        table = self.to_frame().to_html(float_format=lambda value: f"{value:.4g}")
-        return f"<p>{html.escape(repr(self))}</p>{table}"
+    def _table(self) -> pd.DataFrame | None:
+        return self.to_frame() if self._shapes_known else None
 
     def _combined(self, other: Selection, operation: Callable[[Tensor, Tensor], Tensor], word: str) -> Selection:
-        if not isinstance(other, Selection):
-            raise TypeError(
-                f"expected a Selection, got {type(other).__name__}; make one with top_k, bottom_k or random_k"
-            )
+        instance(other, Selection, "the other", "top_k, bottom_k or random_k")
         for name in self.shapes.keys() & other.shapes.keys():
             if self.shapes[name] != other.shapes[name]:
                 raise ValueError(
@@ -262,32 +259,34 @@ class Selection:
             for name in shapes
             if name in self.masks or name in other.masks
         }
-        masks = {name: mask if shapes[name] is None else mask.expand(shapes[name]) for name, mask in masks.items()}
+        masks = {name: mask.expand(shapes[name] or mask.shape) for name, mask in masks.items()}
         fisher = self.fisher if self.fisher is not None else other.fisher
         return self.from_masks(masks, shapes, f"({self.label}) {word} ({other.label})", fisher)
 
 
 def shapes_of(model: nn.Module | Fisher | Selection) -> dict[str, tuple[int, ...] | None]:
-    """Return parameter name -> shape of a model's floating-point parameters (tied ones once), a Fisher, a Selection."""
-    if isinstance(model, nn.Module):
-        return {name: tuple(p.shape) for name, p in model.named_parameters() if p.is_floating_point()}
+    """Return parameter name -> shape of a model's parameters with gradients (tied ones once), a Fisher, a Selection."""
     shapes = getattr(model, "shapes", None)
-    if shapes is None:
-        raise TypeError(
-            f"expected a torch.nn.Module, a Fisher or a Selection, got {type(model).__name__}; pass lm.model"
-        )
-    return {name: None if shape is None else tuple(shape) for name, shape in shapes.items()}
+    if not isinstance(model, nn.Module) and isinstance(shapes, Mapping):
+        return {name: None if shape is None else tuple(shape) for name, shape in shapes.items()}
+    parameters = undistributed(module(model)).named_parameters()
+    return {name: tuple(parameter.shape) for name, parameter in parameters if differentiable(parameter)}
 
 
 def grouping(by: str) -> Callable[[str], str]:
-    groupings = {
+    """Return parameter name -> its group: "tensor", "layer", "component", "place" (component of a layer) or "all".
+
+    >>> grouping("place")("bert.encoder.layer.3.attention.self.query.weight")
+    'layer 3, attention'
+    """
+    groupings: dict[str, Callable[[str], str]] = {
         "tensor": lambda name: name,
         "layer": lambda name: place_of(name).label,
         "component": lambda name: place_of(name).component,
+        "place": lambda name: f"{place_of(name).label}, {place_of(name).component}",
+        "all": lambda name: "all",
     }
-    if by not in groupings:
-        raise ValueError(f"expected by= one of {', '.join(map(repr, groupings))}, got {by!r}")
-    return groupings[by]
+    return groupings[one_of(by, groupings, "by")]
 
 
 def _fisher_sums(fisher: Fisher, name: str, mask: Tensor | None, shape: Shape) -> tuple[float, float]:

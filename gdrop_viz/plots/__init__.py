@@ -1,4 +1,4 @@
-"""Pictures of the result objects: every function draws one result and computes none."""
+"""Plots of the result objects: every function draws one result and computes none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which panels can a person play with? The three explorers; the charts and states behind them are in this folder."""
+"""Panels for notebooks, with the charts and the states behind them."""
 
 from __future__ import annotations
 

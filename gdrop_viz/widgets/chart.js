@@ -1,5 +1,5 @@
-// How is one picture drawn, read out and turned in the browser? Plain SVG, no dependencies, one module.
-// `content` is gdrop_viz.widgets.picture.Picture as JSON; everything from it is set as text, never as HTML.
+// Chart of one picture in the browser: drawn, read out and turned. Plain SVG, no dependencies, one module.
+// `content` is gdrop_viz.plots.picture.Picture as JSON; everything from it is set as text, never as HTML.
 
 const DASHES = ["none", "7 4", "2 3", "8 3 2 3", "12 5", "5 3 2 3 2 3", "1 2", "6 6"];
 const VIRIDIS = [
@@ -26,6 +26,12 @@ function svg(tag, attributes = {}, ...children) {
 
 const text = (x, y, content, attributes = {}) => svg("text", { x, y, ...attributes }, content);
 
+/** The name of an axis, in smaller type where it would not fit. */
+function axisName(x, y, label, room, attributes = {}) {
+  const size = Math.min(12, (12 * room) / (6.3 * Math.max(1, label.length)));
+  return text(x, y, label, { "text-anchor": "middle", class: "gdv-axis", style: `font-size: ${size.toFixed(1)}px`, ...attributes });
+}
+
 function number(value) {
   if (value === null || value === undefined) return "none";
   const size = Math.abs(value);
@@ -33,15 +39,24 @@ function number(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/** Map values to [0, 1] between the bounds, logarithmically if asked. */
-function unit({ bounds: [low, high], log }) {
+/** Map values to [0, 1] between the bounds, logarithmically if asked; linear up to `linear_below` around zero. */
+function unit({ bounds: [low, high], log, linear_below: linear }) {
   if (!log) return (v) => (v - low) / (high - low);
+  if (linear) {
+    const bent = (v) => Math.sign(v) * (Math.abs(v) <= linear ? Math.abs(v) / linear : 1 + Math.log10(Math.abs(v) / linear));
+    return (v) => (bent(v) - bent(low)) / (bent(high) - bent(low));
+  }
   return (v) => (v > 0 ? Math.log(v / low) / Math.log(high / low) : -Infinity);
 }
 
 function ticksOf(axis, count) {
   if (axis.ticks) return axis.ticks;
   const [low, high] = axis.bounds;
+  if (axis.log && axis.linear_below) {
+    const sizes = Array.from({ length: 8 }, (_, k) => axis.linear_below * 10 ** k);
+    const around = [...sizes.map((v) => -v).reverse(), 0, ...sizes];
+    return around.filter((v) => v >= low && v <= high).map((v) => [v, number(v)]);
+  }
   if (axis.log) {
     const ticks = [];
     const [first, last] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
@@ -90,6 +105,12 @@ function runs(points) {
   return found.filter((run) => run.length);
 }
 
+/** What a narrow chart writes of a label: its first line; the second says more than fits. */
+const firstLine = (label) => label.split("\n")[0];
+
+/** The marker of a style: shifted beyond the last hue, so that style and style + 8 differ. */
+const markerOf = (style) => (style + Math.floor(style / 8)) % 8;
+
 const polyline = (points) => points.map(([x, y], k) => `${k ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join("");
 
 /** The borders between neighbouring cell centres, in the centres' own unit. */
@@ -133,11 +154,16 @@ function drawPlane(content, width, height, id) {
   }
   const middle = (frame.top + frame.bottom) / 2;
   labels.append(
-    text((frame.left + frame.right) / 2, height - 6, x.label, { "text-anchor": "middle", class: "gdv-axis" }),
-    text(12, middle, y.label, { "text-anchor": "middle", class: "gdv-axis", transform: `rotate(-90 12 ${middle})` }),
+    axisName((frame.left + frame.right) / 2, height - 6, firstLine(x.label), width),
+    axisName(12, middle, firstLine(y.label), 2 * middle, { transform: `rotate(-90 12 ${middle})` }),
   );
   const marks = svg("g", { "clip-path": `url(#${id}-clip)` });
   const targets = []; // what the pointer and the arrow keys can reach
+  for (const { axis, at } of content.references) {
+    const ends = axis === "x" ? { x1: px(at), x2: px(at), y1: frame.top, y2: frame.bottom }
+      : { x1: frame.left, x2: frame.right, y1: py(at), y2: py(at) };
+    marks.append(svg("line", { ...ends, class: "gdv-reference" }));
+  }
   if (cells) drawCells(cells, px, py, marks, targets, content);
   content.series.forEach((series, s) => drawSeries(series, s, px, py, marks, targets, content));
   const overlay = svg("g", { class: "gdv-overlay" });
@@ -166,10 +192,11 @@ function drawCells(cells, px, py, marks, targets, content) {
 
 function drawSeries(series, s, px, py, marks, targets, content) {
   const k = series.style % 8;
-  const group = svg("g", { class: `gdv-series gdv-s${k}`, "data-series": series.label });
+  const faint = series.faint ? " gdv-faint" : "";
+  const group = svg("g", { class: `gdv-series gdv-s${k}${faint}`, "data-series": series.label });
   const points = series.x.map((v, i) => [v === null ? NaN : px(v), series.y[i] === null ? NaN : py(series.y[i])]);
   if (series.low && series.high) {
-    if (series.line) {
+    if (series.line && !series.bars) {
       const band = series.x.map((v, i) => (series.low[i] === null || series.high[i] === null ? [NaN] : [px(v), py(series.low[i]), py(series.high[i])]));
       for (const run of runs(band)) {
         const there = run.map(([x, low]) => [x, low]);
@@ -179,21 +206,25 @@ function drawSeries(series, s, px, py, marks, targets, content) {
     } else {
       series.x.forEach((v, i) => {
         if (series.low[i] === null || series.high[i] === null) return;
-        const [x, low, high] = [px(v), py(series.low[i]), py(series.high[i])];
-        group.append(svg("path", { class: "gdv-line", d: `M${x},${low}V${high}M${x - 4},${low}h8M${x - 4},${high}h8` }));
+        const [at, to] = series.horizontal ? [py(series.y[i]), px] : [px(v), py];
+        const [low, high] = [to(series.low[i]), to(series.high[i])];
+        const d = series.horizontal ? `M${low},${at}H${high}M${low},${at - 4}v8M${high},${at - 4}v8`
+          : `M${at},${low}V${high}M${at - 4},${low}h8M${at - 4},${high}h8`;
+        group.append(svg("path", { class: "gdv-line", d }));
       });
     }
   }
   if (series.line) {
-    const dash = DASHES[k];
+    const dash = series.faint ? "none" : DASHES[k];
     group.append(...runs(points).map((run) => svg("path", { class: "gdv-line", d: polyline(run), "stroke-dasharray": dash })));
   }
   points.forEach(([x, y], i) => {
     if (!Number.isFinite(x) || !Number.isFinite(y)) return;
-    if (series.marker) group.append(svg("path", { class: "gdv-marker", d: markerPath(k, x, y) }));
+    if (series.marker) group.append(svg("path", { class: "gdv-marker", d: markerPath(markerOf(series.style), x, y, series.faint ? 2 : 3.5) }));
     const interval = series.low && series.low[i] !== null ? ` [${number(series.low[i])}, ${number(series.high[i])}]` : "";
-    const what = series.details ? series.details[i] : `${series.label}, ${content.x.label} ${number(series.x[i])}`;
-    targets.push({ series: s, x, y, text: `${what}: ${number(series.y[i])}${interval}` });
+    const what = series.details ? series.details[i] : `${series.label}, ${firstLine(content.x.label)} ${number(series.x[i])}`;
+    const value = series.horizontal ? series.x[i] : series.y[i];
+    targets.push({ series: s, x, y, text: `${what}: ${number(value)}${interval}` });
   });
   marks.append(group);
 }
@@ -210,7 +241,7 @@ function colourBar(cells, frame, width) {
     group.append(text(left + 16, frame.bottom - share(value) * tall + 4, label));
   }
   const middle = (frame.top + frame.bottom) / 2;
-  group.append(text(width - 6, middle, cells.label, { "text-anchor": "middle", class: "gdv-axis", transform: `rotate(-90 ${width - 6} ${middle})` }));
+  group.append(axisName(width - 6, middle, cells.label, 2 * middle, { transform: `rotate(-90 ${width - 6} ${middle})` }));
   return group;
 }
 
@@ -244,9 +275,9 @@ function drawRelief(content, width, height, [azimuth, elevation]) {
   const [xEdge, yEdge] = [front([0.5, 0], [0.5, 1]), front([0, 0.5], [1, 0.5])];
   for (const [at, axis] of [[xEdge, content.x], [yEdge, content.y]]) {
     const [x, y] = project(...at, 0);
-    const [before, wide] = [x < width / 2, axis.label.length * 6.2];
+    const [before, wide] = [x < width / 2, firstLine(axis.label).length * 6.2];
     const begin = Math.min(Math.max(2, before ? x - wide : x), width - wide); // never cut off by the border
-    labels.append(text(begin, Math.min(height - 6, y + 16), axis.label, { class: "gdv-axis" }));
+    labels.append(text(begin, Math.min(height - 6, y + 16), firstLine(axis.label), { class: "gdv-axis" }));
   }
   labels.append(text(8, 14, cells.label, { class: "gdv-axis" }));
 
@@ -272,13 +303,19 @@ function drawRelief(content, width, height, [azimuth, elevation]) {
 // ---- the view: title, legend, plot, what is read out, summary ---------------------------------------------------
 
 function legendOf(content) {
-  return content.series.filter((series) => series.in_legend).map((series) => {
+  const named = content.references.filter((reference) => reference.label).map((reference) => {
+    const sample = svg("svg", { width: 30, height: 12, "aria-hidden": "true" });
+    sample.append(svg("line", { x1: 1, x2: 29, y1: 6, y2: 6, class: "gdv-reference" }));
+    return element("li", {}, sample, reference.label);
+  });
+  const series = content.series.filter((series) => series.in_legend && series.label).map((series) => {
     const k = series.style % 8;
     const sample = svg("svg", { width: 30, height: 12, "aria-hidden": "true", class: `gdv-s${k}` });
     if (series.line) sample.append(svg("path", { class: "gdv-line", d: "M1,6H29", "stroke-dasharray": DASHES[k] }));
-    if (series.marker) sample.append(svg("path", { class: "gdv-marker", d: markerPath(k, 15, 6) }));
+    if (series.marker) sample.append(svg("path", { class: "gdv-marker", d: markerPath(markerOf(series.style), 15, 6) }));
     return element("li", {}, sample, series.label);
   });
+  return [...series, ...named];
 }
 
 /** Plain keys belong to the controls of a panel: the notebook would move to another cell with them, or delete this one. */
@@ -318,7 +355,7 @@ function render({ model, el }) {
     plot.style.height = `${height}px`;
     plot.setAttribute("aria-roledescription", relief ? "surface, arrow keys turn it" : "chart, arrow keys read values");
     plot.setAttribute("aria-label", content.title);
-    title.textContent = content.title;
+    title.replaceChildren(content.title, element("span", { class: "gdv-note" }, content.note ? ` ${content.note}` : ""));
     legend.replaceChildren(...legendOf(content));
     summary.textContent = content.summary;
     current = null;

@@ -1,4 +1,4 @@
-// How does a person take the code of a panel along? A folded box with a Copy button.
+// Folded box with the code of a panel and a Copy button.
 
 function render({ model, el }) {
   el.classList.add("gdv-code");

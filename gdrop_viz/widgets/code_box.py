@@ -1,4 +1,4 @@
-"""How does a person leave the panel for a script? The exact call, ready to copy."""
+"""Folded box with the exact call of a panel, ready to copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does guided dropout fine-tune better, here and now? A panel to set the rates, train, and read the answer."""
+"""Panel to set the dropout rates, train the arms, and read which fine-tunes better."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from gdrop_viz.finetuning.events import Event
+from gdrop_viz.plots.finetuning import comparison_picture
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.code_box import CodeBox
-from gdrop_viz.widgets.comparison_view import found_results, no_results, result_picture, result_sentences
 from gdrop_viz.widgets.dropout_lab_state import ARMS, SCHEDULES, DropoutLabState
 from gdrop_viz.widgets.live_curves import LiveCurves
 from gdrop_viz.widgets.panel import LABEL_STYLE, list_html, row
+from gdrop_viz.widgets.results import found_results, no_results, result_sentences
 from gdrop_viz.widgets.run_panel import RunPanel
 from gdrop_viz.widgets.running import Throttle
 from gdrop_viz.widgets.slider import NumberSlider
@@ -117,8 +118,7 @@ class DropoutLab(RunPanel):
 
     def _build(self) -> None:
         state = self.state
-        top = state.max_rate = max(state.max_rate, state.upper)
-        bounds = {"min": 0.0, "max": top, "step": 0.01}
+        bounds = {"min": 0.0, "max": state.max_rate, "limit": 0.99, "step": 0.01}
         self.lower = NumberSlider("lower", value=state.lower, help="rate at the most informative site", **bounds)
         self.upper = NumberSlider("upper", value=state.upper, help="rate at the least informative site", **bounds)
         self.kind = ipywidgets.Dropdown(
@@ -127,9 +127,8 @@ class DropoutLab(RunPanel):
         self.arms = {arm: ipywidgets.Checkbox(arm in state.arms, description=arm, indent=False) for arm in ARMS}
         for box in self.arms.values():
             box.layout.width = "auto"
-        # wide enough for what the caller asked for
-        least, most = min(0.05, state.fraction), max(20, state.n_seeds, state.epochs)
-        whole = {"min": 1, "max": most, "step": 1, "integer": True}
+        least = min(0.05, state.fraction)  # wide enough for what the caller asked for
+        whole = {"min": 1, "max": 20, "limit": 10_000, "step": 1, "integer": True}
         self.fraction = NumberSlider("data fraction", value=state.fraction, min=least, max=1.0, step=0.05)
         self.seeds = NumberSlider("seeds", value=state.n_seeds, **whole)
         self.epochs = NumberSlider("epochs", value=state.epochs, **whole)
@@ -221,7 +220,7 @@ class DropoutLab(RunPanel):
     def _show_result(self, result: Comparison) -> None:
         self.result = result
         if not result.runs.empty:  # else it was stopped before its first run was finished
-            self.result_chart.show(result_picture(result))
+            self.result_chart.show(comparison_picture(result))
             self.verdict.value = list_html(result_sentences(result))
 
 

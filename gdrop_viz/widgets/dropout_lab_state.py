@@ -1,16 +1,16 @@
-"""What has a person set in the DropoutLab, and which rates, arms and call follow from it? No widget, no drawing."""
+"""Settings of the DropoutLab with the arms, the call and the code that follow, without a view."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from gdrop_viz.widgets.picture import Axis, Picture, Series
+from gdrop_viz.plots.dropout import rates_picture
+from gdrop_viz.plots.picture import Picture
 
 if TYPE_CHECKING:
     from gdrop_viz.dropout import DropoutSchedule
-    from gdrop_viz.sites import DropoutSite
 
 STANDARD_RATE = 0.1
 
@@ -27,16 +27,6 @@ FIXED_ARMS = {
     "no dropout": "None",
 }
 ARMS = ("guided", "standard 0.1", "same mean", "reversed", "shuffled", "no dropout")
-
-# every kind of site keeps its hue, dash and marker in all panels
-_STYLES = {
-    "attention probabilities": 0,
-    "attention output": 1,
-    "feed-forward": 2,
-    "embedding": 3,
-    "head": 4,
-    "other": 7,
-}
 
 
 @dataclass
@@ -131,40 +121,14 @@ class DropoutLabState:
     def preview(self) -> Picture:
         """The rate of every site by depth, one series per kind of site."""
         schedule = self.schedule()
-        sites = [site for site in schedule.sites if site.name in schedule.rates]
-        depths = {depth: position for position, depth in enumerate(dict.fromkeys(map(_depth, sites)))}
-        series = []
-        for kind in dict.fromkeys(site.kind for site in sites):
-            own = [site for site in sites if site.kind == kind]
-            series.append(
-                Series(
-                    kind,
-                    [depths[_depth(site)] for site in own],
-                    [schedule.rates[site.name] for site in own],
-                    style=_STYLES.get(kind, 7),
-                    details=[site.name for site in own],
-                )
-            )
-        last = max(len(depths) - 1, 1)
-        series.append(Series("standard 0.1", [0, last], [STANDARD_RATE] * 2, style=6, marker=False))
-        return Picture(
-            title=f"Dropout rates of the {len(sites)} sites: {self.kind}",
-            summary=self.summary(schedule),
-            x=Axis("depth (layer)", (-0.5, last + 0.5), ticks=[(at, depth) for depth, at in depths.items()]),
-            y=Axis("dropout rate", (0.0, max(self.max_rate, self.upper))),
-            series=tuple(series),
+        picture = rates_picture(
+            schedule,
+            title=f"Dropout rates of the {len(schedule.rates)} sites: {self.kind}",
+            top=max(self.max_rate, self.upper),
+            references={"standard 0.1": STANDARD_RATE},
         )
-
-    def summary(self, schedule: DropoutSchedule) -> str:
-        """The preview in one sentence."""
-        low, high = min(schedule.rates, key=schedule.rates.get), max(schedule.rates, key=schedule.rates.get)
-        least, most = schedule.rates[low], schedule.rates[high]
-        if least == most:
-            spread = f"rate {least:.3g} at every site"
-        else:
-            spread = f"mean rate {schedule.mean_rate:.3g}, from {least:.3g} at {low} to {most:.3g} at {high}"
         trained = ", ".join(self.arm_name(arm) for arm in self.arms) or "none"
-        return f"{self.kind}: {spread}. Arms to train: {trained}."
+        return replace(picture, summary=f"{self.kind}: {picture.summary}. Arms to train: {trained}.")
 
     def _check_arms(self) -> None:
         if not self.arms:
@@ -172,10 +136,3 @@ class DropoutLabState:
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown:
             raise ValueError(f"arms must be among {', '.join(ARMS)}, got {unknown[0]!r}")
-
-
-def _depth(site: DropoutSite) -> str:
-    """The site's place along the network, short enough for an axis."""
-    if site.layer is None:
-        return {"embedding": "emb."}.get(site.kind, site.kind)
-    return f"{site.stack[:3]} {site.layer}" if site.stack else str(site.layer)

@@ -1,4 +1,4 @@
-"""Where does a model keep its information? A panel to look at Fisher scores by place, measure and scale."""
+"""Panel to look at Fisher scores by place, measure and scale."""
 
 from __future__ import annotations
 

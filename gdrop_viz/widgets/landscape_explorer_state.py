@@ -1,4 +1,4 @@
-"""What has a person chosen in the LandscapeExplorer, and which surfaces, pictures and call follow? No widget."""
+"""Settings of the LandscapeExplorer with the surfaces known so far and the code that follows, without a view."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdrop_viz.widgets.picture import Axis, Cells, Picture, Series
+from gdrop_viz.plots.landscape.picture import cuts_picture, missing_picture, surface_picture
+from gdrop_viz.plots.landscape.scale import LossScale
+from gdrop_viz.plots.picture import Picture
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +24,6 @@ KINDS = ("top", "random", "bottom", "all")
 BY = ("element", "tensor", "layer", "component")
 NORMALIZATIONS = ("filter", "tensor", "none")
 FRACTIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5)
-_LOSS = "loss (nats)"
 
 
 @dataclass
@@ -142,74 +143,31 @@ class LandscapeExplorerState:
     def pictures(self) -> list[Picture]:
         """One picture per panel (the second is repeated if there is one label), at one colour scale."""
         labels = self.panels if len(self.panels) == 2 else self.panels * 2
-        bounds, log = self._bounds(labels)
-        return [self._picture(label, bounds, log) for label in labels]
+        return [self._picture(label) for label in labels]
 
     def cross_section(self, cursor: Sequence[int]) -> Picture:
         """The loss along both axes through the grid point under the cursor, by default the centre."""
-        known = {label: self.surfaces[label] for label in self.panels if label in self.surfaces}
-        bounds, log = self._bounds(self.panels)
-        series, place = [], "the centre"
-        for k, (label, surface) in enumerate(known.items()):
-            i, j = (
-                min(at, size - 1) for at, size in zip(cursor or self._centre(surface), surface.loss.shape, strict=True)
-            )
-            place = f"x = {surface.x[i]:.3g}, y = {surface.y[j]:.3g}"
-            losses = _coarse(surface)
-            name = label.split(",")[0]
-            series.append(Series(f"{name}, along x", surface.x, losses[:, j], style=k, marker=False))
-            series.append(Series(f"{name}, along y", surface.y, losses[i], style=k + 4, marker=False))
-        return Picture(
-            title=f"Cross-sections through {place}",
-            summary="Move over a surface, or focus it and use the arrow keys, to cut elsewhere.",
-            x=Axis("multiples of the direction", (-self.radius, self.radius)),
-            y=Axis(_LOSS, bounds, log=log),
-            series=tuple(series),
-        )
+        known = {_title(label): surface for label, surface in self._known.items()}
+        return cuts_picture(known, self._scale, cursor, self.radius)
 
-    def _picture(self, label: str, bounds: tuple[float, float], log: bool) -> Picture:
-        span = self.radius * self.points / (self.points - 1)  # half a cell beyond the outermost points
-        axes = [Axis(f"multiples of direction {axis}", (-span, span)) for axis in "xy"]
-        title = label.split(",")[0]
-        surface = self.surfaces.get(label)
-        if surface is None or not surface.n_evaluated:
-            return Picture(title, "Not computed yet: press Run.", *axes)
-        norms = ", ".join(f"{direction['norm']:.3g}" for direction in surface.metadata.get("directions", []))
-        texts = [f"{surface.n_evaluated} of {surface.n_points} points"]
-        if surface.n_sequences:
-            texts.append(f"each the mean of {surface.n_sequences} sequences")
-        if norms:
-            texts.append(f"norms of the directions {norms}")
-        clipped = int((surface.loss[surface.evaluated] > bounds[1]).sum())
-        if clipped:
-            texts.append(f"{clipped} points above {bounds[1]:.3g} drawn at that level")
-        if surface.n_diverged:
-            texts.append(f"{surface.n_diverged} diverged")
-        rise = f"centre {surface.centre_loss:.4g} nats; " if np.isfinite(surface.centre_loss) else ""
-        cells = Cells(surface.x, surface.y, _coarse(surface), _LOSS, bounds, log=log)
-        return Picture(title, f"{rise}{'; '.join(texts)}.", *axes, cells=cells)
+    def _picture(self, label: str) -> Picture:
+        surface = self._known.get(label)
+        if surface is None or self._scale is None:
+            return missing_picture(_title(label), self.radius)
+        return surface_picture(surface, self._scale, title=_title(label))
 
-    def _bounds(self, labels: Sequence[str]) -> tuple[tuple[float, float], bool]:
-        """One colour scale for all panels: from the lowest to the highest finite loss known."""
-        losses = [self.surfaces[label].loss for label in labels if label in self.surfaces]
-        finite = np.concatenate([loss[np.isfinite(loss)] for loss in losses]) if losses else np.array([])
-        if not len(finite):
-            return (0.0, 1.0), False
-        low, high = float(finite.min()), float(finite.max())
-        if high - low < 1e-9:
-            high = low + 1.0
-        return (low, high), self.log and low > 0
+    @property
+    def _known(self) -> dict[str, Surface]:
+        """The panels' surfaces, as far as they are known."""
+        return {at: self.surfaces[at] for at in self.panels if at in self.surfaces and self.surfaces[at].n_evaluated}
 
-    @staticmethod
-    def _centre(surface: Surface) -> tuple[int, int]:
-        return int(np.abs(surface.x).argmin()), int(np.abs(surface.y).argmin())
+    @property
+    def _scale(self) -> LossScale | None:
+        """One colour scale for all panels, None where no finite loss is known; a logarithm needs losses above 0."""
+        known = list(self._known.values())
+        finite = np.concatenate([one.loss[np.isfinite(one.loss)] for one in known]) if known else np.array([])
+        return LossScale.of(known, log=self.log and bool((finite > 0).all())) if len(finite) else None
 
 
-def _coarse(surface: Surface) -> np.ndarray:
-    """The loss, with the nearest known point's in place of those not known yet: a picture that only gets sharper."""
-    if surface.is_complete or not surface.n_evaluated:
-        return surface.loss
-    from scipy.ndimage import distance_transform_edt
-
-    nearest = distance_transform_edt(~surface.evaluated, return_distances=False, return_indices=True)
-    return surface.loss[tuple(nearest)]
+def _title(label: str) -> str:
+    return label.split(",")[0]

@@ -1,11 +1,11 @@
-"""What does a comparison look like while it runs? Its events, gathered into curves, progress and one sentence."""
+"""Curves of a comparison while it runs: its events, gathered into a picture, progress and one sentence."""
 
 from __future__ import annotations
 
 import math
 
 from gdrop_viz.finetuning.events import Event
-from gdrop_viz.widgets.picture import Axis, Picture, Series
+from gdrop_viz.plots.picture import Axis, Picture, Series
 from gdrop_viz.widgets.running import RemainingTime, duration
 
 _MAX_POINTS = 150
@@ -47,7 +47,7 @@ class LiveCurves:
         self._event = event
         loss = event.metrics.get("loss")
         if event.kind == "run started":
-            self._training, self._validation[event.arm] = [], []
+            self._training, self._validation[event.arm or ""] = [], []
         elif event.kind == "run skipped":
             self._skipped += 1
             self._remaining.skip(self.share)
@@ -55,7 +55,7 @@ class LiveCurves:
             self._training.append((event.epoch, loss))
             self._grow(loss)
         elif event.kind == "epoch" and loss is not None:
-            self._validation.setdefault(event.arm, []).append((event.epoch, loss))
+            self._validation.setdefault(event.arm or "", []).append((event.epoch, loss))
             self._grow(loss)
 
     def picture(self) -> Picture:

@@ -1,4 +1,4 @@
-"""What do all panels share? Errors that show, an end with their cell, and a picture that stays behind."""
+"""Base of all panels: errors that show, an end with their cell, and a picture that stays behind."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 
 import ipywidgets
 
-from gdrop_viz.widgets.chart import Chart
-from gdrop_viz.widgets.static import with_static_picture
+from gdrop_viz.widgets.chart import Chart, with_static_picture
 
 # labels of ipywidgets controls: as wide as those of `NumberSlider` in a column, as wide as their text in a row
 LABEL_STYLE = {"description_width": "90px"}

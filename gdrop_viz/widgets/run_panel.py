@@ -1,4 +1,4 @@
-"""What do panels with long work share? Run, Stop, a bar with words, and a thread that ends with the panel."""
+"""Base of panels with long work: Run, Stop, a bar with words, and a thread that ends with the panel."""
 
 from __future__ import annotations
 

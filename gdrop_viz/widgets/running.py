@@ -1,4 +1,4 @@
-"""How does long work run without blocking the kernel, and how is it stopped?"""
+"""Background runs that do not block the kernel, their throttle and their remaining time."""
 
 from __future__ import annotations
 

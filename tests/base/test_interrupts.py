@@ -16,7 +16,8 @@ import gdrop_viz as gv
 from gdrop_viz.base.interrupts import interruptible
 from gdrop_viz.base.saved import load_tensors
 from gdrop_viz.curvature import Hessian
-from gdrop_viz.fisher import checkpoint, estimate
+from gdrop_viz.fisher import checkpoint
+from gdrop_viz.fisher.run import Run
 from gdrop_viz.landscape.growing import GrowingSurface
 from gdrop_viz.text import batches as corpora
 from tests.conftest import sentences
@@ -49,7 +50,7 @@ def pressing_at(n: int, function: Callable) -> Callable:
 
 # call -> how many forwards are a unit (a batch, a probe or product over all three, a sequence), the call, its units
 CALLS = {
-    "Fisher": (1, lambda m, b: gv.fisher_information(m, b, method="hooks", progress=False), lambda f: f.history),
+    "Fisher": (1, lambda m, b: gv.fisher_information(m, b, method="batched", progress=False), lambda f: f.history),
     "trace": (3, lambda m, b: gv.hessian_trace(m, b, 9, progress=False), lambda t: t.samples),
     "density": (9, lambda m, b: gv.hessian_density(m, b, n_probes=9, n_steps=3, progress=False), lambda d: d.nodes),
     "curvature": (1, lambda m, b: gv.sequence_curvature(m, b, 1, progress=False), lambda c: c.scores),
@@ -111,8 +112,8 @@ def test_a_stopped_estimation_writes_its_checkpoint_at_once(tiny_bert, tiny_batc
         real(self, sums, batches_done, always=always)
 
     monkeypatch.setattr(checkpoint.Checkpoint, "write_if_due", rarely)
-    monkeypatch.setattr(estimate._Run, "take", pressing_at(2, estimate._Run.take))
-    settings = dict(method="hooks", progress=False, checkpoint=path, checkpoint_seconds=1e9)
+    monkeypatch.setattr(Run, "add_batch", pressing_at(2, Run.add_batch))
+    settings = dict(method="batched", progress=False, checkpoint=path, checkpoint_seconds=1e9)
     with pytest.warns(RuntimeWarning, match="Stopped after 8 of 10"):
         gv.fisher_information(tiny_bert, tiny_batches, **settings)
     assert load_tensors(path, "gdrop_viz", remedy="")[0]["batches"] == 2
@@ -137,7 +138,7 @@ def test_a_part_of_a_measurement_is_not_taken_for_the_whole(tiny_lm, tmp_path, m
     real = corpora.pretraining_batches
     monkeypatch.setattr(corpora, "pretraining_batches", lambda lm, **settings: real(lm, sentences(80), **settings))
     home, name = {
-        "Fisher": (estimate._Run, "take"),  # a batch
+        "Fisher": (Run, "add_batch"),  # a batch
         "surface": (GrowingSurface, "put"),  # a point
         "curvature": (Hessian, "of"),  # a sequence
     }[part]

@@ -17,7 +17,7 @@ from gdrop_viz.base.state import limited_threads, preserved_rng, preserved_switc
 from gdrop_viz.curvature import Hessian
 from gdrop_viz.curvature.hessian import twice_differentiable
 from tests.finetuning.conftest import animal_rows
-from tests.torture.state import differences, snapshot
+from tests.unchanged import differences, snapshot
 
 ENDS = [None, RuntimeError, KeyboardInterrupt]
 QUICK = {"seeds": [0], "epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "progress": False}

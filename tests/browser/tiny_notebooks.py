@@ -9,7 +9,7 @@ import gdrop_viz as gv
 from tests.conftest import random_bert, sentences, word_tokenizer
 lm = gv.Pretrained(random_bert(), word_tokenizer(), objective="mlm", name="tiny")
 batches = gv.pretraining_batches(lm, sentences(40), n_sequences=24, batch_size=8, max_length=12)
-fisher = gv.fisher_information(lm.model, batches, method="hooks", progress=False)
+fisher = gv.fisher_information(lm.model, batches, method="batched", progress=False)
 """
 
 TASK = """

@@ -20,19 +20,6 @@ def study(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def run():
-    """Run a command in this process; gives typer's result (exit_code, output)."""
-    from typer.testing import CliRunner
-
-    from gdrop_viz.__main__ import app
-
-    def run(*arguments: object):
-        return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-    return run
-
-
 def flags(study, output, **more) -> list[str]:
     """The options that all commands of the study share."""
     settings = {"model": study / "model", "output": output, "max-length": 16, **more}

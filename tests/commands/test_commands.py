@@ -1,7 +1,8 @@
-"""Do the headless commands give the numbers of the library, go on where they were stopped, and refuse clearly?"""
+"""Headless commands: the numbers of the library, work that goes on where it was stopped, clear refusals."""
 
 from __future__ import annotations
 
+import html
 import os
 import subprocess
 import sys
@@ -117,6 +118,19 @@ def test_a_wrong_settings_file(run, tmp_path, text, message):
     assert message in " ".join(done.output.replace("│", " ").split())  # the box breaks lines
 
 
+def test_the_demo_writes_what_it_prints(study, run, tmp_path):
+    command = ["demo", "--model", study / "model", "--task", study / "task.csv", "--n-train", 40, "--seeds", 2]
+    done = run(*command, "--output", tmp_path / "demo.html")
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "demo.html").read_text()
+    findings = [line.removeprefix("- ") for line in done.stdout.splitlines() if line.startswith("- ")]
+    assert len(findings) >= 4 + 3 * 2  # of the four steps, and a verdict per control and share of the data
+    assert all(html.escape(finding) in page for finding in findings)
+    assert page.count("data:image/png;base64,") == 5
+    assert (tmp_path / "demo.png").stat().st_size > 0
+    assert len(list((tmp_path / "demo-runs").iterdir())) == 2 * 4 * 2  # shares, arms, seeds
+
+
 def test_errors_are_one_line(study, run, tmp_path):
     def refuses(message, *arguments):
         done = run(*arguments)
@@ -136,8 +150,9 @@ def test_errors_are_one_line(study, run, tmp_path):
 
 
 def test_every_command_teaches(run):
-    assert all(name in run("--help").output for name in ("fisher", "landscape", "compare", "report", "demo"))
-    for name in ("fisher", "landscape", "compare", "report"):
+    commands = ("fisher", "landscape", "compare", "report", "demo", "landscape-findings", "paper", "problem")
+    assert all(name in run("--help").output for name in commands)
+    for name in ("fisher", "landscape", "compare", "report", "paper"):
         assert f"Example: python -m gdrop_viz {name}" in run(name, "--help").output
 
 

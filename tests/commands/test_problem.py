@@ -1,4 +1,4 @@
-"""Does a report of a problem hold what helps, and nothing private? Is the log where it should be?"""
+"""The report of a problem: what helps, and nothing private; the log in its place."""
 
 from __future__ import annotations
 

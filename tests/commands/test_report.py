@@ -1,4 +1,4 @@
-"""Is a report whole, safe and honest about what it could not read?"""
+"""Reports: whole, safe, and honest about what could not be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a command that gets Ctrl-C or SIGTERM keep what is done, end with status 130, and go on to the same bits?"""
+"""Commands that get Ctrl-C or SIGTERM: what is done is kept, status 130, and the same bits when they go on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import typer
 import gdrop_viz as gv
 from gdrop_viz.commands.jobs import stoppable
 from gdrop_viz.finetuning.tracker import RunTracker
-from gdrop_viz.fisher.estimate import _Run
+from gdrop_viz.fisher.run import Run
 from gdrop_viz.landscape.growing import GrowingSurface
 from tests.commands.conftest import flags
 
@@ -119,7 +119,7 @@ def _scores(output: Path) -> list[tuple]:
 
 # command, what marks the end of a unit, what is kept on disk, the result
 COMMANDS: dict[str, tuple[Callable, tuple[type, str], Callable, Callable]] = {
-    "fisher": (_fisher, (_Run, "take"), _batches_kept, _fisher_bits),
+    "fisher": (_fisher, (Run, "add_batch"), _batches_kept, _fisher_bits),
     "landscape": (_landscape, (GrowingSurface, "put"), _points_kept, _surface_bits),
     "compare": (_compare, (RunTracker, "finish"), _runs_kept, _scores),
 }
@@ -155,9 +155,9 @@ def test_a_stopped_command_keeps_its_units_and_goes_on(study, run, tmp_path, mon
 WAITING = """
 import sys
 from gdrop_viz.__main__ import app
-from gdrop_viz.fisher.estimate import _Run
+from gdrop_viz.fisher.run import Run
 
-real, taken = _Run.take, []
+real, taken = Run.add_batch, []
 
 def take(*arguments):
     real(*arguments)
@@ -166,7 +166,7 @@ def take(*arguments):
         print("two batches are done", flush=True)
         sys.stdin.readline()
 
-_Run.take = take
+Run.add_batch = take
 app()
 """
 

@@ -10,61 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from gdrop_viz.curvature import Hessian, HessianTrace, hessian_density, hessian_spectrum, hessian_trace
+from gdrop_viz.curvature import (
+    Hessian,
+    HessianTrace,
+    hessian_density,
+    hessian_spectrum,
+    hessian_trace,
+    sequence_curvature,
+)
 from gdrop_viz.models.losses import sequence_losses
 from gdrop_viz.perturbation import random_k, select
-from tests.conftest import random_bert
+from tests.curvature.conftest import chosen_of
 from tests.zoo import build
-
-
-def dense_by_differences(model, batches, mask=None) -> np.ndarray:
-    """The Hessian as central differences of first-order gradients: no second derivative is taken anywhere."""
-    parameters = list(model.parameters())
-    weights = torch.nn.utils.parameters_to_vector(parameters).detach().clone()
-
-    def gradient(vector):
-        torch.nn.utils.vector_to_parameters(vector, parameters)
-        losses = torch.cat([sequence_losses(model, batch) for batch in batches])
-        parts = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
-        return torch.cat(
-            [(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(parameters, parts, strict=True)]
-        )
-
-    step, columns = 1e-5, []
-    chosen = np.arange(len(weights)) if mask is None else np.flatnonzero(mask)
-    for i in chosen:
-        shift = torch.zeros_like(weights)
-        shift[i] = step
-        columns.append(((gradient(weights + shift) - gradient(weights - shift)) / (2 * step))[chosen])
-    torch.nn.utils.vector_to_parameters(weights, parameters)
-    return torch.stack(columns, dim=1).numpy()
-
-
-@pytest.fixture(scope="module")
-def small():
-    """A BERT of a few hundred parameters in float64, two ragged batches, and its dense Hessian."""
-    model = random_bert(
-        vocab_size=9, hidden_size=4, num_hidden_layers=1, intermediate_size=5, max_position_embeddings=6
-    ).double()
-    with torch.no_grad():  # far from a flat start, so that the eigenvalues are apart
-        for parameter in model.parameters():
-            parameter.add_(
-                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())), alpha=0.5
-            )
-    generator = torch.Generator().manual_seed(0)
-    batches = []
-    for n in (3, 2):
-        ids = torch.randint(1, 9, (n, 6), generator=generator)
-        mask = torch.ones_like(ids)
-        mask[0, 4:] = 0
-        labels = ids.masked_fill((torch.rand(ids.shape, generator=generator) > 0.4) | (mask == 0), -100)
-        labels[:, 1] = ids[:, 1]
-        batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
-    return model, batches, dense_by_differences(model, batches)
-
-
-def chosen_of(model, selection) -> np.ndarray:
-    return np.concatenate([selection.mask(name).reshape(-1).numpy() for name, _ in model.named_parameters()])
 
 
 def test_products_are_those_of_the_dense_hessian(small):
@@ -327,14 +284,14 @@ def test_seeds_repeat_and_differ(tiny_bert, tiny_batches):
     assert (first.samples != hessian_trace(tiny_bert, tiny_batches, 2, seed=1, progress=False).samples).any()
 
 
-def test_bad_arguments_are_named(tiny_bert, tiny_lm, tiny_batches):
-    with pytest.raises(TypeError, match=r"pass lm\.model"):
-        hessian_trace(tiny_lm, tiny_batches)
+def test_bad_arguments_are_named(tiny_bert, tiny_batches):
+    with pytest.raises(TypeError, match=r"a torch\.nn\.Module or a Pretrained"):
+        hessian_trace("bert-mini", tiny_batches)
     with pytest.raises(ValueError, match="n_probes"):
         hessian_trace(tiny_bert, tiny_batches, 1)
     with pytest.raises(ValueError, match="expected k"):
         hessian_spectrum(tiny_bert, tiny_batches, k=0)
-    with pytest.raises(ValueError, match="which="):
+    with pytest.raises(ValueError, match="which to be one of"):
         hessian_spectrum(tiny_bert, tiny_batches, which="largest")
     with pytest.raises(ValueError, match="at least one batch"):
         hessian_trace(tiny_bert, [])
@@ -368,3 +325,34 @@ def test_saved_results_are_the_same(tiny_bert, tiny_batches, tmp_path):
         HessianTrace.load(tmp_path / "result.safetensors")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         HessianTrace.load(tmp_path / "none.safetensors")
+
+
+def test_the_operators_methods_are_the_functions(small):
+    model, batches, _ = small
+    chosen = random_k(model, 40)
+    hessian, over = Hessian(model, batches, chosen), dict(selection=chosen, progress=False)
+    trace, expected = hessian.trace(2, seed=3, progress=False), hessian_trace(model, batches, 2, seed=3, **over)
+    assert (trace.samples == expected.samples).all()
+    found, expected = (
+        hessian.spectrum(2, which="SA", progress=False),
+        hessian_spectrum(model, batches, 2, which="SA", **over),
+    )
+    assert (found.eigenvalues == expected.eigenvalues).all()
+    density = hessian.density(n_probes=1, n_steps=4, progress=False)
+    assert (density.nodes == hessian_density(model, batches, n_probes=1, n_steps=4, **over).nodes).all()
+    curvature = hessian.by_sequence(1, progress=False)
+    assert (curvature.traces == sequence_curvature(model, batches, 1, **over).traces).all()
+
+
+def test_products_need_no_context_and_contexts_may_be_nested(small):
+    model, batches, _ = small
+    hessian = Hessian(model, batches)
+    vector = np.random.default_rng(0).normal(size=hessian.shape[0])
+    alone = hessian @ vector
+    assert all(p.requires_grad for p in model.parameters())
+    with hessian, hessian:
+        assert (hessian.matvec(vector) == alone).all()
+        hessian.trace(2, progress=False)
+        assert (hessian @ vector == alone).all()  # the inner context has not ended the outer one
+    with pytest.raises(ValueError, match=f"expected a vector of {len(vector):,} entries, got 3"):
+        hessian.matvec(np.ones(3))

@@ -14,10 +14,10 @@ from gdrop_viz.curvature import SequenceCurvature, sequence_curvature
 from gdrop_viz.fisher import fisher_information
 from gdrop_viz.fisher.batch import part_of
 from gdrop_viz.perturbation import random_k, select
-from tests.curvature.test_hessian import chosen_of, dense_by_differences, small  # noqa: F401
+from tests.curvature.conftest import chosen_of, dense_by_differences
 
 
-def test_each_sequence_has_the_trace_of_its_own_dense_hessian(small):  # noqa: F811
+def test_each_sequence_has_the_trace_of_its_own_dense_hessian(small):
     model, batches, dense = small
     few = random_k(model, 0.2, seed=1)
     found = sequence_curvature(model, batches, 60, parts={"few": few}, progress=False)
@@ -39,7 +39,7 @@ def test_each_sequence_has_the_trace_of_its_own_dense_hessian(small):  # noqa: F
     assert (abs(found.traces.mean(axis=1) - truth) < 5 * errors + 1e-6).all()
 
 
-def test_scores_are_the_fisher_informations(small):  # noqa: F811
+def test_scores_are_the_fisher_informations(small):
     model, batches, _ = small
     few = random_k(model, 0.2, seed=1)
     found = sequence_curvature(model, batches, 1, parts={"few": few}, progress=False)

@@ -1,4 +1,4 @@
-"""Are the bundled models what data/README.md says they are?"""
+"""The bundled models: what data/README.md says they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the scripts that make the bundled models do what their docstrings say?"""
+"""The scripts that make the bundled models: they do what their docstrings say."""
 
 from __future__ import annotations
 

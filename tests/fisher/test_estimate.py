@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import gdrop_viz as gv
-from gdrop_viz.fisher import estimate
+from gdrop_viz.fisher import run as estimation
+from gdrop_viz.fisher.run import Run
+from gdrop_viz.fisher.sums import IncompleteSum, Sums
 
 
 def run(model, batches, **settings):
@@ -29,7 +31,7 @@ def assert_same(a, b, *, exactly=False):
 
 
 def test_hooks_equal_the_loop_and_batching_does_not_matter(tiny_lm, tiny_batches):
-    hooks = run(tiny_lm.model, tiny_batches, method="hooks")
+    hooks = run(tiny_lm.model, tiny_batches, method="batched")
     loop = run(tiny_lm.model, tiny_batches, method="loop")
     assert_same(hooks, loop)
     singles = [
@@ -102,7 +104,7 @@ def test_stop_gives_what_was_seen(tiny_lm, tiny_batches):
     gv.sequence_losses(tiny_lm.model, tiny_batches[0])  # finds the head, so that the calls are the batches'
     tiny_lm.model.bert.forward = counting
     with pytest.warns(RuntimeWarning, match="Stopped after 8 of 10 sequences"):
-        partial = run(tiny_lm.model, tiny_batches, method="hooks", stop=stop)
+        partial = run(tiny_lm.model, tiny_batches, method="batched", stop=stop)
     del tiny_lm.model.bert.forward
     assert_same(partial, run(tiny_lm.model, tiny_batches[:2]))
 
@@ -111,7 +113,7 @@ def test_a_killed_run_continues_to_the_same_bits(tiny_lm, tiny_batches, tmp_path
     path = tmp_path / "run.safetensors"
     whole = run(tiny_lm.model, tiny_batches, estimator="sampled", draws=2)
     taken = []
-    take = estimate._Run.take
+    take = Run.add_batch
 
     def dying(self, batch, index):
         if len(taken) == 2:
@@ -119,13 +121,13 @@ def test_a_killed_run_continues_to_the_same_bits(tiny_lm, tiny_batches, tmp_path
         taken.append(index)
         take(self, batch, index)
 
-    monkeypatch.setattr(estimate._Run, "take", dying)
+    monkeypatch.setattr(Run, "add_batch", dying)
     settings = dict(estimator="sampled", draws=2, checkpoint=path, checkpoint_seconds=0)
     with pytest.raises(MemoryError):
         run(tiny_lm.model, tiny_batches, **settings)
     monkeypatch.undo()
     resumed = []
-    monkeypatch.setattr(estimate._Run, "take", lambda self, b, i: (resumed.append(i), take(self, b, i)))
+    monkeypatch.setattr(Run, "add_batch", lambda self, b, i: (resumed.append(i), take(self, b, i)))
     fisher = run(tiny_lm.model, tiny_batches, **settings)
     assert resumed == [2]
     assert_same(fisher, whole, exactly=True)
@@ -146,31 +148,6 @@ def test_weights_of_equal_sums_are_other_weights(tiny_lm, tiny_batches, tmp_path
         run(tiny_lm.model, tiny_batches[:1], checkpoint=path)
 
 
-def test_a_checkpoint_from_before_weights_were_hashed_goes_on(tiny_lm, tiny_batches, tmp_path, monkeypatch):
-    from gdrop_viz.fisher import checkpoint, estimate
-
-    path, real = tmp_path / "run.safetensors", checkpoint.fingerprint
-    whole = run(tiny_lm.model, tiny_batches)
-    # as it was written until now, and cut off after the first batch
-    monkeypatch.setattr(estimate, "fingerprint", lambda *a, by_sums=True: real(*a, by_sums=True))
-    stopped = threading.Event()
-    write = checkpoint.Checkpoint.write
-
-    def write_and_stop(self, sums, batches_done):
-        write(self, sums, batches_done)
-        stopped.set()
-
-    monkeypatch.setattr(checkpoint.Checkpoint, "write", write_and_stop)
-    with pytest.warns(RuntimeWarning, match="Stopped"):
-        run(tiny_lm.model, tiny_batches, checkpoint=path, checkpoint_seconds=0, stop=stopped)
-    monkeypatch.undo()
-    assert_same(run(tiny_lm.model, tiny_batches, checkpoint=path), whole, exactly=True)
-    with torch.no_grad():
-        next(tiny_lm.model.parameters()).add_(0.01)
-    with pytest.raises(ValueError, match="another run"):  # by now it carries the hash
-        run(tiny_lm.model, tiny_batches, checkpoint=path)
-
-
 def test_a_checkpoint_of_another_run_is_refused(tiny_lm, tiny_batches, tmp_path):
     path = tmp_path / "run.safetensors"
     run(tiny_lm.model, tiny_batches, checkpoint=path)
@@ -187,34 +164,52 @@ def test_a_checkpoint_of_another_run_is_refused(tiny_lm, tiny_batches, tmp_path)
 
 def test_out_of_memory_halves_the_batch(tiny_lm, tiny_batches, monkeypatch, caplog):
     whole = run(tiny_lm.model, tiny_batches)
-    hooks = estimate.by_hooks
+    add_batched = estimation.add_batched
 
-    def limited(model, parameters, batch, sums, **settings):
-        if len(batch["labels"]) > 1:
+    def limited(model, parameters, part, *others, **settings):
+        if len(part) > 1:
             raise torch.OutOfMemoryError("a batch too large")
-        return hooks(model, parameters, batch, sums, **settings)
+        return add_batched(model, parameters, part, *others, **settings)
 
-    monkeypatch.setattr(estimate, "by_hooks", limited)
-    halved = run(tiny_lm.model, tiny_batches, method="hooks")
+    monkeypatch.setattr(estimation, "add_batched", limited)
+    halved = run(tiny_lm.model, tiny_batches, method="batched")
     assert "does not fit into memory" in caplog.text
     assert_same(halved, whole)
     np.testing.assert_allclose(halved.history, whole.history, rtol=1e-4, atol=1e-12)
 
 
-def test_out_of_memory_in_the_middle_of_backward_counts_nothing_twice(tiny_lm, tiny_batches, monkeypatch):
-    whole = run(tiny_lm.model, tiny_batches)
-    arrived = estimate.Sums.add_uses
-    failed = []
+@pytest.mark.parametrize("failing_draw", [1, 0])
+def test_out_of_memory_in_the_middle_of_backward_counts_nothing_twice(tiny_lm, tiny_batches, monkeypatch, failing_draw):
+    settings = dict(method="batched", estimator="sampled", draws=2)
+    whole = run(tiny_lm.model, tiny_batches, **settings)
+    add_uses, calls = Sums.add_uses, []
 
-    def failing(self, name, uses):
+    def failing(self, name, uses, row):
         if len(self.batch_norms) == len(uses[0].offsets) - 1 and name.endswith("layer.0.attention.self.key.weight"):
-            failed.append(name)
-            raise torch.OutOfMemoryError("no room for this one")
-        arrived(self, name, uses)
+            calls.append(name)
+            if len(calls) % 2 == failing_draw:
+                raise torch.OutOfMemoryError("no room for this one")
+        add_uses(self, name, uses, row)
 
-    monkeypatch.setattr(estimate.Sums, "add_uses", failing)
-    assert_same(run(tiny_lm.model, tiny_batches, method="hooks"), whole)
-    assert failed
+    monkeypatch.setattr(Sums, "add_uses", failing)
+    assert_same(run(tiny_lm.model, tiny_batches, **settings), whole)
+    assert calls
+
+
+def test_out_of_memory_in_the_middle_of_a_sum_is_refused(tiny_lm, tiny_batches, monkeypatch):
+    def half(uses, squares):
+        squares.add_(1)
+        raise torch.OutOfMemoryError("no room for the rest")
+
+    monkeypatch.setattr("gdrop_viz.fisher.sums.add_squares", half)
+    with pytest.raises(IncompleteSum, match=r"broke off .no room for the rest.; make smaller batches"):
+        run(tiny_lm.model, tiny_batches, method="batched")
+
+
+def test_the_old_word_for_batched_still_works(tiny_lm, tiny_batches):
+    with pytest.warns(DeprecationWarning, match='now called method="batched"'):
+        old = run(tiny_lm.model, tiny_batches, method="hooks")
+    assert_same(old, run(tiny_lm.model, tiny_batches, method="batched"), exactly=True)
 
 
 class Exotic(nn.Module):
@@ -240,7 +235,7 @@ def test_a_parameter_without_a_rule_goes_through_the_loop_alone():
     batch = {"x": torch.randn(5, 3, 4), "labels": torch.randn(5, 3)}
     with pytest.warns(RuntimeWarning, match=r"1 of 5 parameter tensors go through the loop.*odd"):
         fisher = run(model, [batch], loss=squared_error)
-    assert list(fisher.metadata["through the loop"]) == ["odd"]
+    assert list(fisher.looped) == ["odd"]
     assert_same(fisher, run(model, [batch], loss=squared_error, method="loop"))
 
 
@@ -259,7 +254,7 @@ def test_the_self_check_finds_a_layout_that_no_rule_foresaw():
     model = TimeMajor()
     batch = {"x": torch.randn(4, 4, 3), "labels": torch.randn(4, 4)}
     loop = run(model, [batch], loss=squared_error, method="loop")
-    wrong = run(model, [batch], loss=squared_error, method="hooks")
+    wrong = run(model, [batch], loss=squared_error, method="batched")
     assert not torch.allclose(wrong.scores["layer.weight"], loop.scores["layer.weight"], rtol=0.01)
     with pytest.warns(RuntimeWarning, match="differ from the loop"):
         right = run(model, [batch], loss=squared_error)
@@ -296,13 +291,13 @@ def test_only_the_named_parameters(tiny_lm, tiny_batches):
     assert list(fisher.scores) == names
     for name in names:
         torch.testing.assert_close(fisher.scores[name], whole.scores[name])
-    with pytest.raises(ValueError, match="name parameters of the model"):
+    with pytest.raises(ValueError, match=r"names of the model's parameters .*got no.such.weight"):
         run(tiny_lm.model, tiny_batches, parameters=["no.such.weight"])
 
 
 def test_half_precision_weights_give_the_scores_of_single_precision(tiny_lm, tiny_batches):
     reference = run(tiny_lm.model, tiny_batches)
-    half = run(tiny_lm.model.to(torch.bfloat16), tiny_batches, method="hooks")
+    half = run(tiny_lm.model.to(torch.bfloat16), tiny_batches, method="batched")
     assert all(score.dtype == torch.float32 for score in half.scores.values())
     # bfloat16 keeps 8 bits: gradients are off by about 1 %, their squares' mean over a tensor by a few percent
     large = reference.means[reference.means > 1e-3 * reference.means.max()].index
@@ -313,8 +308,8 @@ def test_stop_when_stable_ends_early_and_says_so(tiny_lm):
     from tests.conftest import sentences
 
     batches = gv.pretraining_batches(tiny_lm, sentences(600), n_sequences=400, batch_size=8, max_length=12)
-    fisher = run(tiny_lm.model, batches, stop_when_stable=0.9, resolution="tensor", method="hooks")
-    assert fisher.metadata["ended"] == "stable at confidence 0.9"
+    fisher = run(tiny_lm.model, batches, stop_when_stable=0.9, resolution="tensor", method="batched")
+    assert fisher.ended == "stable at confidence 0.9"
     assert 16 <= fisher.n_sequences < 400
     table = fisher.stability()
     assert table["sequences"].iloc[-1] == fisher.n_sequences
@@ -324,17 +319,17 @@ def test_stop_when_stable_ends_early_and_says_so(tiny_lm):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (dict(estimator="expected"), ValueError, "estimator must be one of"),
-        (dict(resolution="layer"), ValueError, "resolution must be one of"),
-        (dict(method="fast"), ValueError, "method must be one of"),
-        (dict(draws=0), ValueError, "draws must be"),
+        (dict(estimator="expected"), ValueError, "estimator to be one of"),
+        (dict(resolution="layer"), ValueError, "resolution to be one of"),
+        (dict(method="fast"), ValueError, "method to be one of"),
+        (dict(draws=0), ValueError, "draws as a whole number"),
         (dict(draws=2), ValueError, "draws nothing at random"),
         (dict(estimator="exact"), ValueError, "for classifiers"),
-        (dict(loss=3), TypeError, "loss must be callable"),
+        (dict(loss=3), TypeError, "expected loss as a callable"),
         (dict(loss=squared_error, estimator="sampled"), ValueError, "take 'empirical'"),
-        (dict(stop_when_stable=1.5), ValueError, "confidence between 0 and 1"),
+        (dict(stop_when_stable=1.5), ValueError, "a confidence, as a number above 0 and below 1"),
         (dict(batches=[]), ValueError, "no batches"),
-        (dict(batches="text"), TypeError, "sequence of dicts"),
+        (dict(batches="text"), TypeError, "as a sequence of dicts"),
         (dict(batches=[torch.ones(2)]), TypeError, "dict of tensors"),
         (dict(batches=[{"input_ids": torch.ones(1, 3, dtype=torch.long)}]), ValueError, 'no "labels"'),
         (dict(model="bert"), TypeError, "torch.nn.Module or a Pretrained"),
@@ -364,13 +359,13 @@ def test_weights_and_losses_that_are_not_finite_are_named(tiny_lm, tiny_batches)
     bias = dict(model.named_parameters())["cls.predictions.bias"]
     with torch.no_grad():
         bias[3] = float("nan")
-    with pytest.raises(ValueError, match=r"'cls.predictions.bias' has NaN"):
+    with pytest.raises(ValueError, match=r"NaN or infinity in 'cls.predictions.bias'"):
         run(model, tiny_batches)
     loss = lambda outputs, batch: outputs.logits.sum((1, 2)) * float("inf")  # noqa: E731
     with torch.no_grad():
         bias[3] = 0
     with pytest.raises(ValueError, match=r"finite losses, got .* of batch 0"):
-        run(model, tiny_batches, loss=loss, method="hooks")
+        run(model, tiny_batches, loss=loss, method="batched")
 
 
 def test_a_loss_of_the_wrong_shape_is_named(tiny_lm, tiny_batches):
@@ -386,7 +381,7 @@ def test_save_and_load(tiny_lm, tiny_batches, tmp_path):
     assert_same(loaded, fisher, exactly=True)
     assert loaded.means.equals(fisher.means)
     assert loaded.standard_errors.equals(fisher.standard_errors)
-    assert loaded.metadata["text checksum"] == tiny_batches.checksum
+    assert loaded.text_checksum == tiny_batches.checksum
     from tests.conftest import random_bert
 
     with pytest.raises(ValueError, match=r"shape .* the model's parameter"):
@@ -414,7 +409,7 @@ def test_damaged_files_are_refused_with_one_line(tiny_lm, tiny_batches, tmp_path
     path.write_bytes(whole)
     tensors = load_file(path)
     save_file(tensors, path)
-    with pytest.raises(ValueError, match="no Fisher information"):
+    with pytest.raises(ValueError, match="which is something else"):
         gv.Fisher.load(path)
 
 
@@ -424,7 +419,7 @@ def test_from_means_and_its_limits():
     assert fisher.grouped("layer")["mean"].tolist() == [1.0, 3.0]
     with pytest.raises(ValueError, match="needs a score per parameter"):
         fisher.located(0.1)
-    for bad, message in (({}, "at least one"), ({"a": -1.0}, "not negative"), ({"a": "x"}, "Expected")):
+    for bad, message in (({}, "at least one"), ({"a": -1.0}, "not negative"), ({"a": "x"}, "expected {parameter")):
         with pytest.raises(ValueError, match=message):
             gv.Fisher.from_means(bad)
 
@@ -457,7 +452,7 @@ def test_views_agree_with_the_scores(tiny_lm, tiny_batches):
     k = len(flat) // 100
     at = np.interp(k / len(flat), curve["parameters"], curve["information"])
     assert at == pytest.approx(float(flat[:k].sum()) / total, rel=0.02)
-    assert "<b>Fisher information</b>" in fisher._repr_html_()
+    assert "Fisher(BertForMaskedLM, empirical, 10 sequences)" in fisher._repr_html_()
 
 
 def test_warnings_are_silent_where_nothing_is_looped(tiny_lm, tiny_batches):

@@ -85,7 +85,7 @@ def test_every_parameter_of_a_plain_module(name, resolution):
         warnings.simplefilter("ignore", RuntimeWarning)
         batch = {argument: x, "labels": labels}
         fisher = gv.fisher_information(model, [batch], loss=squared_error, resolution=resolution, progress=False)
-    assert set(fisher.metadata["through the loop"]) <= set(LOOPED.get(name, ()))
+    assert set(fisher.looped) <= set(LOOPED.get(name, ()))
     noise = 1e-12 * max(float(score.max()) for score in expected.values())
     for key, score in expected.items():
         assert fisher.means[key] == pytest.approx(float(score.mean()), rel=1e-6, abs=noise), key

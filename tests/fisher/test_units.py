@@ -11,7 +11,7 @@ from tests.zoo import HEADS, build
 
 
 def information(case) -> Fisher:
-    return fisher_information(case.model, [case.batch], method="hooks", progress=False)
+    return fisher_information(case.model, [case.batch], method="batched", progress=False)
 
 
 def marked(name: str, score: torch.Tensor, part: torch.Tensor, unit: int) -> torch.Tensor:
@@ -94,7 +94,7 @@ def test_what_cannot_be_told_apart_is_refused():
         Fisher.from_means({"h.0.attn.c_attn.weight": 1.0}).grouped("head")
     case = build("Bert")
     fisher = fisher_information(
-        case.model, [case.batch], parameters=["cls.predictions.bias"], method="hooks", progress=False
+        case.model, [case.batch], parameters=["cls.predictions.bias"], method="batched", progress=False
     )
     with pytest.raises(ValueError, match="No tensor is known to hold neurons"):
         fisher.grouped("neuron")

@@ -60,7 +60,7 @@ def test_scores_equal_the_loop(name, attention):
         warnings.simplefilter("always", RuntimeWarning)
         fisher = gv.fisher_information(case.model, [case.batch], progress=False)
     assert_same_scores(fisher, expected, relative)
-    looped = fisher.metadata["through the loop"]
+    looped = fisher.looped
     assert all(parameter.endswith(LOOPED.get(name, ())) for parameter in looped), looped
     assert bool(looped) == any("go through the loop" in str(one.message) for one in said)
     for parameter, values in norms.items():
@@ -76,7 +76,7 @@ def test_single_precision_without_the_self_check(name, attention):
     expected, _ = brute_force(case.model, case.batch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        fisher = gv.fisher_information(case.model, [case.batch], method="hooks", progress=False)
+        fisher = gv.fisher_information(case.model, [case.batch], method="batched", progress=False)
     assert_same_scores(fisher, expected, 1e-4)
 
 
@@ -114,7 +114,7 @@ def test_the_other_of_tied_and_untied_heads(name):
     expected, _ = brute_force(case.model, case.batch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        fisher = gv.fisher_information(case.model, [case.batch], method="hooks", progress=False)
+        fisher = gv.fisher_information(case.model, [case.batch], method="batched", progress=False)
     assert_same_scores(fisher, expected, relative)
 
 
@@ -138,7 +138,7 @@ def test_classification_heads(name, estimator):
     # an encoder-decoder's classifier picks its states by a mask: the four tensors behind that go through the loop
     assert all(
         parameter.endswith(LOOPED.get(name, ())) or parameter.startswith("classification_head.")
-        for parameter in fisher.metadata["through the loop"]
+        for parameter in fisher.looped
     )
 
 

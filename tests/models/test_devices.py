@@ -31,7 +31,7 @@ def test_fisher_information_and_surfaces_of_a_dispatched_model(name):
         plain = gv.fisher_information(case.model, [case.batch], resolution=resolution, progress=False)
         there = gv.fisher_information(spread, [case.batch], resolution=resolution, progress=False)
         assert there.means.equals(plain.means)
-        assert not there.metadata["through the loop"]
+        assert not there.looped
     direction = gv.random_direction(case.model)
     plain, there = (
         gv.loss_surface(model, [case.batch], direction, points=3, progress=False) for model in (case.model, spread)
@@ -83,7 +83,7 @@ def test_bfloat16_sums_do_not_stall(tiny_bert, tiny_batches):
     """In bfloat16 a sum stops growing after 256 equal terms; the sums are float32, and 300 of them come out."""
     model = copy.deepcopy(tiny_bert).to(torch.bfloat16)
     one = {name: value[:1] for name, value in tiny_batches[0].items()}
-    once, often = (gv.fisher_information(model, [one] * count, method="hooks", progress=False) for count in (1, 300))
+    once, often = (gv.fisher_information(model, [one] * count, method="batched", progress=False) for count in (1, 300))
     for name, score in once.scores.items():
         np.testing.assert_allclose(often.scores[name], score, rtol=1e-4, atol=1e-12)
 

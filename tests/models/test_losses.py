@@ -49,10 +49,14 @@ def test_a_head_that_mixes_positions_is_fed_everything():
     transform = case.model.cls.predictions.transform
     plain = transform.forward
     transform.forward = lambda hidden: plain(hidden + hidden.mean(1, keepdim=True))
-    losses = gv.sequence_losses(case.model, case.batch)
-    logits = case.model(**{key: value for key, value in case.batch.items() if key != "labels"}).logits
-    expected = F.cross_entropy(logits[0], case.batch["labels"][0], ignore_index=-100)
+    batch = {key: value[:1] for key, value in case.batch.items()}  # without padding
+    losses = gv.sequence_losses(case.model, batch)
+    logits = case.model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+    expected = F.cross_entropy(logits[0], batch["labels"][0], ignore_index=-100)
     torch.testing.assert_close(losses[0], expected)
+    # the same mean takes in the padding, so the loss of a padded sequence is none of its own
+    with pytest.raises(ValueError, match="do not depend on padding"):
+        gv.sequence_losses(case.model, case.batch)
 
 
 def test_the_models_mode_is_kept():

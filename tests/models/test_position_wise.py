@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import gdrop_viz as gv
-from gdrop_viz.models import position_wise as _position_wise
+from gdrop_viz.models.facts import facts_of
 from tests.zoo import EOS, FIRST_WORD, ModelCase, build
 
 
 def found(case) -> list[str]:
     gv.sequence_losses(case.model, case.batch)
-    return [name for name, module in case.model.named_modules() if module is _position_wise._found[case.model]]
+    return [name for name, module in case.model.named_modules() if module is facts_of(case.model)["position-wise end"]]
 
 
 @pytest.mark.parametrize(

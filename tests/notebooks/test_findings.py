@@ -1,4 +1,4 @@
-"""Is the long comparison resumable seed by seed, and do the bundled results belong to the bundled models?"""
+"""The long comparison: resumable seed by seed; bundled results of the bundled models."""
 
 from __future__ import annotations
 

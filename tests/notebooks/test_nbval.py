@@ -1,4 +1,4 @@
-"""Does running the lessons as tests catch a lesson that is broken?"""
+"""A broken lesson is caught where the lessons run as tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the committed outputs of the lessons clean, whole, and those of this code and data?"""
+"""The committed outputs of the lessons: clean, whole, and those of this code and data."""
 
 from __future__ import annotations
 

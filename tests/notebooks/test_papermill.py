@@ -1,4 +1,4 @@
-"""Does papermill re-run a lesson with another model and task, and give the numbers of the headless command?"""
+"""Lessons by papermill with another model and task: the numbers of the headless command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are NaN and infinity in weights and losses refused at once, with the parameter, or batch and sequence, named?"""
+"""NaN and infinity in weights and losses: refused at once, the parameter, or batch and sequence, named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gdrop_viz as gv
-from gdrop_viz.fisher.batch import Objective, by_hooks, by_loop
+from gdrop_viz.fisher.batch import Objective, Part, add_batched, add_looped
 from gdrop_viz.fisher.sums import Sums
 from tests.finetuning.conftest import animal_rows
 
@@ -21,7 +21,7 @@ QUIET = {"progress": False}
 CALLS = {
     "fisher_information": lambda m, b, d, **s: gv.fisher_information(m, b, **QUIET, **s),
     "fisher_information, loop": lambda m, b, d, **s: gv.fisher_information(m, b, method="loop", **QUIET, **s),
-    "fisher_information, hooks": lambda m, b, d, **s: gv.fisher_information(m, b, method="hooks", **QUIET, **s),
+    "fisher_information, batched": lambda m, b, d, **s: gv.fisher_information(m, b, method="batched", **QUIET, **s),
     "loss_surface": lambda m, b, d, **s: gv.loss_surface(m, b, d, points=3, **QUIET, **s),
     "loss_surfaces": lambda m, b, d, **s: gv.loss_surfaces(m, b, {"a": d}, points=3, **QUIET, **s),
     "proposed_extent": lambda m, b, d, **s: gv.proposed_extent(m, b, d, **s),
@@ -87,14 +87,13 @@ def test_losses(tiny_bert, marked, direction, name, value):
 
 def test_losses_of_a_part_of_a_batch(tiny_bert, marked):
     """A batch that does not fit into memory is taken in halves; its sequences keep their numbers."""
-    part = {name: value[:3] for name, value in marked[1].items()}
+    part = Part({name: value[:3] for name, value in marked[1].items()}, row=4, where="batch 1")
     sums = Sums.of(dict(tiny_bert.named_parameters()), elements=False)
     sums.begin(7)
-    for by in (by_hooks, by_loop):
+    for add in (add_batched, add_looped):
         with pytest.raises(ValueError, match="nan for sequence 5 of batch 1"):
-            by(
-                tiny_bert, dict(tiny_bert.named_parameters()), part, sums,
-                objective=Objective(loss=spoiling(float("nan"))), row=4, where="batch 1",
+            add(
+                tiny_bert, dict(tiny_bert.named_parameters()), part, sums, Objective(loss=spoiling(float("nan")))
             )  # fmt: skip
 
 
@@ -180,7 +179,7 @@ def test_a_saved_fisher_with_such_means_is_refused(tmp_path):
     for value in (float("nan"), float("inf"), -1.0):
         fisher.means["a.weight"] = value
         fisher.save(tmp_path / "f.safetensors")
-        with pytest.raises(ValueError, match=r"f\.safetensors is damaged: mean scores must be finite and not negative"):
+        with pytest.raises(ValueError, match=r"f\.safetensors' with mean scores that are not finite or negative"):
             gv.Fisher.load(tmp_path / "f.safetensors")
 
 

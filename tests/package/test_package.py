@@ -1,4 +1,4 @@
-"""Does a wheel hold all that the package needs, and does its data lie where it is looked for?"""
+"""The wheel: all that the package needs, and its data where it is looked for."""
 
 from __future__ import annotations
 

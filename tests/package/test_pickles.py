@@ -1,4 +1,4 @@
-"""Does a pickle never run that lies where a reader expects a file of its own? Each is tried with one that would.
+"""Pickles where a reader expects a file of its own: none is ever run. Each is tried with one that would.
 
 `test_security.py` looks for unpickling in the sources; here every reader is given one to open.
 """

@@ -1,4 +1,4 @@
-"""Does no other file of the package change the whole process: its environment, dtype, threads, generators, folder?"""
+"""Changes of the whole process (environment, dtype, threads, generators, folder): in the few files that may."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTERS = {
     "set_num_interop_threads": set(),
     "use_deterministic_algorithms": {"base/state.py"},
     "set_float32_matmul_precision": set(),
-    "set_fastpath_enabled": {"curvature/hessian.py"},
+    "set_fastpath_enabled": {"curvature/differentiation.py"},
     "manual_seed": {"base/state.py", "finetuning/train.py"},
     "chdir": set(),
     "putenv": set(),

@@ -1,4 +1,4 @@
-"""Can a file, a name or a server let somebody in? No code in data, no path out of a folder, nothing beyond loopback."""
+"""Files, names and servers that would let somebody in: no code in data, no path outside, only loopback."""
 
 from __future__ import annotations
 

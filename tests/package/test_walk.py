@@ -1,4 +1,4 @@
-"""Does the whole walk, from weights to a comparison, run on every model that comes with the package?"""
+"""The whole walk, from weights to a comparison, on every model that comes with the package."""
 
 from __future__ import annotations
 

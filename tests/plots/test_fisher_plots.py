@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ import pytest
 
 from gdrop_viz import Fisher, fisher_information
 from gdrop_viz.plots import fisher_concentration, fisher_heatmap, fisher_profile
+from gdrop_viz.plots.fisher import concentration_picture
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +22,7 @@ def _closed_figures():
 
 @pytest.fixture
 def fisher(tiny_bert, tiny_batches):
-    return fisher_information(tiny_bert, tiny_batches, method="hooks", progress=False)
+    return fisher_information(tiny_bert, tiny_batches, method="batched", progress=False)
 
 
 def given(*means: float) -> Fisher:
@@ -65,6 +68,21 @@ def test_the_concentration_curve_carries_gini_and_mark(fisher):
     np.testing.assert_allclose(ax.lines[1].get_xydata(), [[0.1, expected]])
 
 
+def test_parameters_and_whole_tensors_are_never_in_one_chart(fisher):
+    """Whole tensors average over their parameters, so that their concentration is understated."""
+    whole = replace(fisher, scores=None, resolution="tensor")
+    for pair in ({"a": fisher, "b": whole}, {"a": whole, "b": fisher, "c": fisher}):
+        picture = concentration_picture(pair, at=0.1)
+        curves = [series for series in picture.series if not series.label.startswith(("spread", "a, ", "b, ", "c, "))]
+        assert len(curves) == len(pair)
+        for curve in curves:
+            np.testing.assert_array_equal(curve.y, whole.concentration()["information"])
+        assert "whole tensors, for not every model here has a score per parameter" in picture.note
+    alone = concentration_picture({"a": fisher, "b": fisher}, at=0.1)
+    np.testing.assert_array_equal(alone.series[0].y, fisher.concentration()["information"])
+    assert "whole tensors" not in alone.note + alone.summary
+
+
 @pytest.mark.parametrize("draw", [fisher_profile, fisher_heatmap, fisher_concentration])
 def test_each_draws_on_the_axes_it_is_given_and_labels_them(draw, fisher):
     _, ax = plt.subplots()
@@ -84,11 +102,11 @@ def test_a_zero_score_and_a_single_value_can_be_drawn():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fisher_profile(given(1.0), measure="median"), "measure must be one of"),
-        (lambda: fisher_heatmap(given(1.0), measure="median"), "measure must be one of"),
+        (lambda: fisher_profile(given(1.0), measure="median"), "expected measure to be one of"),
+        (lambda: fisher_heatmap(given(1.0), measure="median"), "expected measure to be one of"),
         (lambda: fisher_profile({}), "at least one"),
         (lambda: fisher_concentration({}), "at least one"),
-        (lambda: fisher_profile(given(1.0), by="word"), "by must be"),
+        (lambda: fisher_profile(given(1.0), by="word"), "by to be one of"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(call, message):

@@ -1,9 +1,7 @@
-"""Are findings complete, resumable, and are their sentences those that the numbers carry?"""
+"""The landscape study: complete, resumable, and with the sentences that its numbers carry."""
 
 from __future__ import annotations
 
-import copy
-import json
 import re
 
 import numpy as np
@@ -16,7 +14,7 @@ from gdrop_viz.fisher import fisher_information
 from gdrop_viz.models.bundled import data_folder
 from gdrop_viz.studies import LandscapeFindings, measure_landscape
 from gdrop_viz.studies import landscape as measuring
-from gdrop_viz.studies.landscape_findings import FORMAT, _interval
+from gdrop_viz.studies.landscape_findings import save_findings
 from tests.conftest import sentences
 
 SETTINGS = dict(n_fisher=16, n_sequences=6, max_length=12, n_directions=2, n_curvature=8, n_probes=2, progress=False)
@@ -95,17 +93,25 @@ def known(tmp_path):
     groups = [("rank of the score", "0 to 0.1 %", 10, 8.0, 2.0), ("rank of the score", "0.1 to 1 %", 90, 4.0, 1.0),
               ("rank of the score", "1 to 100 %", 900, 8.0, 1.0), ("place", "a", 500, 15.0, 3.0),
               ("place", "b", 500, 5.0, 1.0), ("all", "all", 1000, 20.0, 4.0)]  # fmt: skip
-    curvature = [
-        {"by": by, "group": group, "elements": n, "trace": trace, "standard_error": 2.0, "fisher": fisher}
+    tables = {"rises": rises, "sequences": _sequences([20.0] * 8, [4.0] * 8)}
+    tables["curvature"] = [
+        {"by": by, "group": group, "elements": n, "trace": trace, "standard_error": 2.0, "probe_error": 0.4,
+         "fisher": fisher}
         for by, group, n, trace, fisher in groups
-    ]
-    facts = {"settings": {"words_per_sequence": 5.5}, "rises": rises, "curvature": curvature}
-    (tmp_path / "one.json").write_text(json.dumps(facts))
-    turned = copy.deepcopy(facts)
-    for row in turned["rises"]:
-        row["rise"] = -row["rise"]
-    (tmp_path / "two.json").write_text(json.dumps(turned))
+    ]  # fmt: skip
+    save_findings(tmp_path / "one.json", {"words_per_sequence": 5.5}, **tables)
+    turned = [{**row, "rise": -row["rise"]} for row in rises]
+    save_findings(tmp_path / "two.json", {"words_per_sequence": 5.5}, **{**tables, "rises": turned})
     return LandscapeFindings.load(tmp_path)
+
+
+def _sequences(traces: list[float], scores: list[float]) -> list[dict]:
+    """What each sequence gave: to all parameters, and three quarters of its trace to the first of two places."""
+    groups = (("all", "all", 1.0), ("place", "a", 0.75), ("place", "b", 0.25))
+    return [
+        {"by": by, "group": group, "traces": [share * trace for trace in traces], "scores": [share * f for f in scores]}
+        for by, group, share in groups
+    ]
 
 
 def test_differences_are_paired_by_direction(known):
@@ -117,37 +123,25 @@ def test_differences_are_paired_by_direction(known):
     assert (summary["rise"], summary["lowest"], summary["highest"]) == pytest.approx((3.15, 3.0, 3.3))
 
 
-def test_the_interval_is_students():
-    values = pd.Series([1.0, 2.0, 4.0])
-    # t(0.975, 2) = 4.302653 (any table)
-    half = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)
-    assert _interval(values) == pytest.approx((7 / 3 - half, 7 / 3 + half), rel=1e-6)
-
-
 def test_each_sentence_says_what_came_out(known):
     said = "\n".join(known.verdicts())
     assert "one, c: the loss rises more along the top than along a random" in said
     assert "two, c: the loss rises LESS along the top than along a random" in said
     assert "one, c: no difference seen between the top and other" in said
-    # nothing in these files says how much other text would change it, so neither does the sentence
-    assert "trace / sum of Fisher scores 5.0 ± 0.5 (random probes alone; other text may differ by more), with" in said
+    assert "trace / sum of Fisher scores 5.0 (5.0 to 5.0, 95 % interval over 8 sequences), with" in said
     assert "hold 75% of the Fisher scores and 60% of the trace" in said
     assert known.fisher_beside_hessian()["rank_correlation"].tolist() == [1.0, 1.0]
 
 
 def test_sequences_that_disagree_widen_the_interval(tmp_path, known):
     """The same sums of the same probes, from sequences that agree and from some that do not."""
-    facts = json.loads((tmp_path / "one.json").read_text())
-    even, odd = [[20.0] * 8, [4.0] * 8], [[2.0, 4.0, 6.0, 8.0, 10.0, 20.0, 30.0, 80.0], [4.0] * 8]
-    found = {}
-    for name, (traces, scores) in {"even": even, "odd": odd}.items():
-        facts["sequences"] = [{"by": "all", "group": "all", "traces": traces, "scores": scores}]
-        facts["sequences"] += [
-            {"by": "place", "group": g, "traces": [share * t for t in traces], "scores": scores}
-            for g, share in (("a", 0.75), ("b", 0.25))
-        ]
-        facts["curvature"][-1] |= {"probe_error": 0.4}
-        (tmp_path / f"{name}.json").write_text(json.dumps({"format": FORMAT, **facts}))
+    curvature, settings = known.curvature[known.curvature["model"] == "one"].to_dict("records"), known.settings["one"]
+    rises, found = known.rises[known.rises["model"] == "one"].to_dict("records"), {}
+    for name, traces in {"even": [20.0] * 8, "odd": [2.0, 4.0, 6.0, 8.0, 10.0, 20.0, 30.0, 80.0]}.items():
+        tables = {"rises": rises, "curvature": curvature, "sequences": _sequences(traces, [4.0] * 8)}
+        for row in rises + curvature:
+            row.pop("model", None)
+        save_findings(tmp_path / f"{name}.json", settings, **tables)
         found[name] = LandscapeFindings.load(tmp_path / f"{name}.json")
     even, odd = (each.fisher_beside_hessian().iloc[0] for each in found.values())
     assert even["ratio"] == odd["ratio"] == 5.0

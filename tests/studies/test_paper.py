@@ -1,9 +1,11 @@
+"""The paper's protocol: its command, its arms and the table beside the published figures."""
+
 from __future__ import annotations
 
 import pandas as pd
 import pytest
 
-from gdrop_viz.studies.paper import PUBLISHED, beside_published, main, paper_protocol
+from gdrop_viz.studies.paper import PUBLISHED, beside_published, paper_protocol
 from tests.conftest import sentences
 
 
@@ -25,18 +27,22 @@ def local(tiny_lm, tmp_path):
     return tmp_path
 
 
-def test_the_command_runs_end_to_end_and_resumes(local, capsys):
-    command = ["--path", str(local / "runs"), "--model", str(local / "model"), "--glue", str(local / "glue")]
-    command += ["--texts", str(local / "text.txt"), "--sequences", "16", "--tasks", "cola", "--seeds", "2"]
-    command += ["--epochs", "1", "--n-train", "36", "--n-validation", "12"]
-    main(command)
-    first = capsys.readouterr().out
+def test_the_command_runs_end_to_end_and_resumes(local, run):
+    command = ["paper", "--output", local / "runs", "--model", local / "model", "--glue", local / "glue"]
+    command += ["--text", local / "text.txt", "--sequences", 16, "--task", "cola", "--seeds", 2]
+    command += ["--epochs", 1, "--n-train", 36, "--n-validation", 12]
+
+    def figures() -> list[str]:
+        done = run(*command)
+        assert done.exit_code == 0, done.output
+        return [line for line in done.stdout.splitlines() if "cola" in line]
+
+    first = "\n".join(figures())
     assert "60.96" in first  # the authors' figure for CoLA
     assert "cola: 50 % of the data, matthews: guided and " in first
     runs = {file: file.stat().st_mtime_ns for file in (local / "runs").rglob("*") if file.is_file()}
     assert len(runs) >= 2 * 2 * 6  # fractions, seeds, arms
-    main(command)
-    assert capsys.readouterr().out == first
+    assert "\n".join(figures()) == first
     assert runs == {file: file.stat().st_mtime_ns for file in (local / "runs").rglob("*") if file.is_file()}
 
 

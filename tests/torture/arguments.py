@@ -1,4 +1,4 @@
-"""Is every bad argument of every public function refused at once, in one line, with nothing changed?
+"""Bad arguments of every public function: refused at once, in one line, with nothing changed.
 
 The table below holds, for each public name, calls that are wrong in one way each. A call passes if it raises one of the
 documented kinds of exception, in one line, within a second of CPU time, and leaves model and process as they were.
@@ -25,7 +25,7 @@ from torch import nn
 import gdrop_viz as gv
 from tests.conftest import random_bert, sentences, word_tokenizer
 from tests.torture.book import Book
-from tests.torture.state import differences, snapshot
+from tests.unchanged import differences, snapshot
 
 DOCUMENTED = (ValueError, TypeError, FileNotFoundError, IsADirectoryError, NotADirectoryError, RuntimeError)
 SECONDS = 1.0

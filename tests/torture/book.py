@@ -1,4 +1,4 @@
-"""How does a campaign of many trials go on after a stop? Each trial's outcome is one line of a file."""
+"""The book of a campaign: each trial's outcome is one line of a file, so that it goes on after a stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is work run that may be killed at any moment? In a fork of this process, which reports each finished unit."""
+"""Work that may be killed at any moment: in a fork of this process, which reports each finished unit."""
 
 from __future__ import annotations
 

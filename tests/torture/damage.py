@@ -1,4 +1,4 @@
-"""Does every reader refuse a damaged file with one clear line, and never give a wrong number, crash or hang?
+"""Damaged files: every reader refuses each with one clear line, and gives no wrong number, crash or hang.
 
 A mutated file must either be refused with an error of one line that names it and says what to do, or be read as
 exactly what was written (a byte that means nothing, such as padding).
@@ -91,18 +91,25 @@ def _read_run(folder: Path) -> list[Any]:
 
 def _write_checkpoint(path: Path) -> None:
     parts = _parts()
-    gv.fisher_information(parts["lm"].model, parts["batches"], checkpoint=path, progress=False, method="hooks")
+    gv.fisher_information(parts["lm"].model, parts["batches"], checkpoint=path, progress=False, method="batched")
 
 
 def _read_checkpoint(path: Path) -> list[bytes]:
     parts = _parts()
-    fisher = gv.fisher_information(parts["lm"].model, parts["batches"], checkpoint=path, progress=False, method="hooks")
-    return _fisher_bits(fisher)
+    settings = {"checkpoint": path, "progress": False, "method": "batched"}
+    return _fisher_bits(gv.fisher_information(parts["lm"].model, parts["batches"], **settings))
 
 
 def _fisher_bits(fisher: gv.Fisher) -> list[bytes]:
     arrays = [fisher.means, fisher.standard_errors, fisher.history, *(fisher.scores or {}).values()]
-    facts = (list(fisher.means.index), fisher.n_sequences, fisher.estimator, fisher.shapes, fisher.metadata)
+    facts = (
+        list(fisher.means.index),
+        fisher.n_sequences,
+        fisher.estimator,
+        fisher.shapes,
+        fisher.looped,
+        fisher.metadata,
+    )
     return [np.asarray(array).tobytes() for array in arrays] + [repr(facts).encode()]
 
 
@@ -182,17 +189,15 @@ def _sequence_curvature_bits(path: Path) -> list[bytes]:
 
 
 def _landscape_findings(path: Path) -> None:
-    from gdrop_viz.studies.landscape import findings_json
+    from gdrop_viz.studies.landscape_findings import save_findings
 
     group = {"by": "all", "group": "all"}
-    path.write_text(
-        findings_json(
-            {"directions": 2},
-            rises=[{"comparison": "c", "moved": "top 1 %", "seed": s, "step": 1.0, "rise": 0.5 + s} for s in (0, 1)],
-            curvature=[{**group, "elements": 10, "trace": 3.0, "fisher": 2.0}],
-            sequences=[{**group, "traces": [1.0, 5.0], "scores": [0.5, 3.5]}],
-        ),
-        encoding="utf-8",
+    save_findings(
+        path,
+        {"directions": 2},
+        rises=[{"comparison": "c", "moved": "top 1 %", "seed": s, "step": 1.0, "rise": 0.5 + s} for s in (0, 1)],
+        curvature=[{**group, "elements": 10, "trace": 3.0, "fisher": 2.0}],
+        sequences=[{**group, "traces": [1.0, 5.0], "scores": [0.5, 3.5]}],
     )
 
 

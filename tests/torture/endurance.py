@@ -1,4 +1,4 @@
-"""Do memory, threads and open files stay flat over a thousand calls and clicks in one process?"""
+"""A thousand calls and clicks in one process: flat memory, threads and open files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def fisher_calls(times: int, warm: int) -> dict[str, Any]:
 
         def work(n: int) -> None:
             checkpoint = Path(folder) / f"{n}.st" if n % 10 == 0 else None
-            fisher = gv.fisher_information(lm.model, batches, method="hooks", progress=False, checkpoint=checkpoint)
+            fisher = gv.fisher_information(lm.model, batches, method="batched", progress=False, checkpoint=checkpoint)
             if n % 10 == 1:
                 fisher.save(Path(folder) / "fisher.st")
                 gv.Fisher.load(Path(folder) / "fisher.st")

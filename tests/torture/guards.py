@@ -1,4 +1,4 @@
-"""Which guards stand between a mishap and a wrong result? Each can be removed for a while, to see its test fail."""
+"""Guards between a mishap and a wrong result; each can be removed for a while, to see its test fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is everything as it was after a call that ends well, with an error, or with Ctrl-C, wherever that happens?
+"""The state after a call that ends well, with an error, or with Ctrl-C, wherever that happens: as before.
 
 A hook on the model's body fails in its n-th forward, for every n until the call gets through. The model is an awkward
 one: modules in different modes, frozen parameters, gradients that somebody still needs.
@@ -23,7 +23,7 @@ from torch import nn
 import gdrop_viz as gv
 from tests.conftest import random_bert, sentences, word_tokenizer
 from tests.torture.book import Book
-from tests.torture.state import differences, snapshot
+from tests.unchanged import differences, snapshot
 
 ERRORS = ("error", "KeyboardInterrupt", "Ctrl-C")
 

@@ -1,4 +1,4 @@
-"""Does work that is killed at any moment resume, lose at most one unit, and end with the same bits?
+"""Work that is killed at any moment: it resumes, loses at most one unit, and ends with the same bits.
 
 A trial kills one piece of work again and again, at random times, until it is done; then it compares the result with
 that of undisturbed work, bit by bit. Units are batches (Fisher), points (surfaces) and runs (comparisons).
@@ -56,16 +56,16 @@ def _batches() -> gv.Batches:
 
 def _fisher(resolution: str) -> Work:
     def run(folder: Path, report: Report) -> None:
-        from gdrop_viz.fisher import estimate
+        from gdrop_viz.fisher.run import Run
 
-        take = estimate._Run.take
+        take = Run.add_batch
 
         def reporting(self: Any, *arguments: Any) -> None:
             take(self, *arguments)
             report()
 
-        estimate._Run.take = reporting  # in a fork: nobody else sees it
-        settings = {"resolution": resolution, "method": "hooks", "progress": False, "checkpoint_seconds": 0}
+        Run.add_batch = reporting  # in a fork: nobody else sees it
+        settings = {"resolution": resolution, "method": "batched", "progress": False, "checkpoint_seconds": 0}
         fisher = gv.fisher_information(_lm().model, _batches(), checkpoint=folder / "sums.safetensors", **settings)
         fisher.save(folder / "fisher.safetensors")
 

@@ -1,4 +1,4 @@
-"""Is every bad argument of every public function refused at once, in one line, with nothing changed?"""
+"""Bad arguments of every public function: refused at once, in one line, with nothing changed."""
 
 from __future__ import annotations
 

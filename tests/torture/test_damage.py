@@ -1,4 +1,4 @@
-"""Is a damaged file refused by every reader, and do two runs keep away from each other's files?"""
+"""Damaged files before every reader, and two runs that keep away from each other's files."""
 
 from __future__ import annotations
 

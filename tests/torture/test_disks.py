@@ -1,4 +1,4 @@
-"""Does a full, read-only or limited disk lose nothing, and is it said in one line what to do?"""
+"""Full, read-only and limited disks: nothing is lost, and one line says what to do."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def test_a_full_disk(disk, name, there_already):
 
 def test_a_disk_that_is_full_in_an_estimation(disk, monkeypatch):
     """What its last checkpoint holds is kept, and the same call goes on from there to the same bits."""
-    from gdrop_viz.fisher.estimate import _Run
+    from gdrop_viz.fisher.run import Run
 
     parts = damage._parts()
-    path, real, taken = disk.folder / "c.safetensors", _Run.take, []
+    path, real, taken = disk.folder / "c.safetensors", Run.add_batch, []
 
     def taking(self, batch, index):
         real(self, batch, index)
@@ -116,9 +116,9 @@ def test_a_disk_that_is_full_in_an_estimation(disk, monkeypatch):
         if len(taken) == 2:  # the first batch is in the file, the second will not be
             disk.fill()
 
-    settings = {"checkpoint": path, "checkpoint_seconds": 0, "method": "hooks", "progress": False}
+    settings = {"checkpoint": path, "checkpoint_seconds": 0, "method": "batched", "progress": False}
     with monkeypatch.context() as patch:
-        patch.setattr(_Run, "take", taking)
+        patch.setattr(Run, "add_batch", taking)
         with pytest.raises(OSError, match=rf"c\.safetensors.*{FULL}"):
             gv.fisher_information(parts["lm"].model, parts["batches"], **settings)
     assert taken == [0, 1]
@@ -126,10 +126,10 @@ def test_a_disk_that_is_full_in_an_estimation(disk, monkeypatch):
     disk.empty()
     taken.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(_Run, "take", lambda self, batch, index: (taken.append(index), real(self, batch, index)))
+        patch.setattr(Run, "add_batch", lambda self, batch, index: (taken.append(index), real(self, batch, index)))
         found = gv.fisher_information(parts["lm"].model, parts["batches"], **settings)
     assert taken == [1]
-    whole = gv.fisher_information(parts["lm"].model, parts["batches"], method="hooks", progress=False)
+    whole = gv.fisher_information(parts["lm"].model, parts["batches"], method="batched", progress=False)
     assert damage._fisher_bits(found) == damage._fisher_bits(whole)
 
 

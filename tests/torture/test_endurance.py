@@ -1,4 +1,4 @@
-"""Do memory, threads and open files stay flat? A small part of the campaign; the counts are in endurance.campaign."""
+"""Flat memory, threads and open files: a small part of the campaign; the counts are in endurance.campaign."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is everything as it was wherever a call ends? Every forward of some calls, and random ones of all."""
+"""The state wherever a call ends: every forward of some calls, and random ones of all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does killed work resume, lose at most one unit and end with the same bits? And would we notice if it did not?
+"""Killed work that resumes, loses at most one unit and ends with the same bits; and a test that would notice.
 
 In a process of its own: a fork cannot run backward passes once its parent has run one.
 """

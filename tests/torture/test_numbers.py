@@ -1,4 +1,4 @@
-"""Can the numbers be trusted: again the same, whatever the batches, the length of the run and the precision?"""
+"""Numbers to be trusted: the same again, whatever the batches, the length of the run and the precision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUNDING = 2e-4
 
 
 def fisher_of(model, batches, **settings):
-    return gv.fisher_information(model, batches, progress=False, method="hooks", **settings)
+    return gv.fisher_information(model, batches, progress=False, method="batched", **settings)
 
 
 def bits(fisher):
@@ -75,7 +75,7 @@ def million(batch: int = 1000):
         sums.begin(batch)
         for _ in range(batch):  # one float32 addition per sequence, as the loop does
             sums.squares["w"].add_(square)
-        sums._add_norms("w", torch.full((batch,), 0.3))
+        sums.batch_norms[:, 0] += np.float32(0.3)
         sums.end("a batch")
     sums.gather()
     return sums

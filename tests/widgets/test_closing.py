@@ -16,7 +16,7 @@ def given() -> tuple:
     """A panel's arguments that nobody else holds."""
     lm = gv.Pretrained(random_bert(), word_tokenizer(), objective="mlm", name="tiny")
     batches = gv.pretraining_batches(lm, sentences(20), n_sequences=8, batch_size=4, max_length=10, progress=False)
-    fisher = gv.fisher_information(lm.model, batches, method="hooks", progress=False)
+    fisher = gv.fisher_information(lm.model, batches, method="batched", progress=False)
     return lm, batches, fisher
 
 

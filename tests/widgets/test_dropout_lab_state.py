@@ -51,7 +51,7 @@ def test_the_preview_shows_the_rate_of_every_site_once(state, kind, tiny_bert, f
     state.set_bounds(upper=0.2)
     state.kind = kind
     picture = state.preview()
-    shown = {site: rate for series in picture.series[:-1] for site, rate in zip(series.details, series.y, strict=True)}
+    shown = {site: rate for series in picture.series for site, rate in zip(series.details, series.y, strict=True)}
     guided = guided_dropout(tiny_bert, fisher, lower=0.02, upper=0.2)
     expected = {
         "guided": guided,
@@ -61,7 +61,8 @@ def test_the_preview_shows_the_rate_of_every_site_once(state, kind, tiny_bert, f
     }[kind]
     assert shown.keys() == expected.rates.keys()
     np.testing.assert_allclose(list(shown.values()), [expected.rates[site] for site in shown], atol=1e-12)
-    assert picture.y.bounds == (0.0, 0.3)
+    assert picture.y.bounds == (-0.03 * 0.3, 0.3)  # the markers of a rate of zero are whole
+    assert [line.at for line in picture.references] == [expected.mean_rate, 0.1]
     assert f"{expected.mean_rate:.3g}" in picture.summary
 
 

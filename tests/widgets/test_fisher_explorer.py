@@ -13,7 +13,7 @@ from gdrop_viz.widgets.fisher_explorer_state import ALL, FisherExplorerState
 
 @pytest.fixture
 def fisher(tiny_bert, tiny_batches):
-    return fisher_information(tiny_bert, tiny_batches, method="hooks", progress=False)
+    return fisher_information(tiny_bert, tiny_batches, method="batched", progress=False)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_choosing_redraws_and_an_error_is_shown(fisher):
     assert "by='component'" in explorer.code.code
     explorer.state.fishers["<b>bert</b>"] = None
     explorer.by.value = "tensor"
-    assert "AttributeError" in explorer.message.value
+    assert "TypeError" in explorer.message.value
     assert "<b>" not in explorer.message.value
     explorer.close()
 

@@ -9,9 +9,9 @@ import weakref
 import ipywidgets
 import pytest
 
+from gdrop_viz.plots.picture import Axis, Picture
 from gdrop_viz.widgets import panel as panel_module
 from gdrop_viz.widgets.chart import Chart
-from gdrop_viz.widgets.picture import Axis, Picture
 from gdrop_viz.widgets.run_panel import RunPanel
 
 

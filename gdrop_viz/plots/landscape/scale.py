@@ -1,34 +1,35 @@
-"""On which scale of the loss are panels drawn, and what is clipped?"""
+"""Loss scale that compared panels share, and the stand-ins for points not computed yet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from matplotlib.colors import Normalize
-
     from gdrop_viz.landscape.surface import Surface
-
-COLORMAP = "viridis"
 
 
 @dataclass(frozen=True)
 class LossScale:
-    """One scale of the loss for all panels that are compared."""
+    """One scale of the loss for all panels that are compared; losses above `high` are clipped."""
 
     low: float
     high: float
-    log: bool
-    clip: float | None
+    log: bool = False
 
     @classmethod
     def of(
-        cls, surfaces: Sequence[Surface], *, log: bool, clip: float | None, limits: tuple[float, float] | None = None
+        cls,
+        surfaces: Sequence[Surface],
+        *,
+        log: bool = False,
+        clip: float | None = None,
+        limits: tuple[float, float] | None = None,
     ) -> LossScale:
+        """Span all finite losses of `surfaces` up to `clip`, or `limits`; raises ValueError where that is nothing."""
         finite = np.concatenate([s.loss[np.isfinite(s.loss)] for s in surfaces])
         if not len(finite):
             raise ValueError("expected at least one point with a finite loss, got none; nothing can be drawn")
@@ -39,35 +40,20 @@ class LossScale:
             high = min(high, clip)
         if log and low <= 0:
             raise ValueError(f"expected losses above 0 for a logarithmic scale, got {low:.4g}; use log=False")
-        return cls(low, high if high > low else low + 1e-6 * max(1.0, abs(low)), log, clip)
-
-    @property
-    def norm(self) -> Normalize:
-        from matplotlib.colors import LogNorm, Normalize
-
-        return (LogNorm if self.log else Normalize)(self.low, self.high)
-
-    def levels(self, n: int) -> np.ndarray:
-        """Bounds of about `n` bands that cover the scale: round numbers, or equal ratios on a logarithmic one."""
-        if self.log:
-            return np.geomspace(self.low, self.high, n + 1)
-        from matplotlib.ticker import MaxNLocator
-
-        return MaxNLocator(n, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
-
-    def clipped(self, losses: np.ndarray) -> np.ndarray:
-        return np.where(np.isfinite(losses), np.clip(losses, self.low, self.high), np.nan)
+        return cls(low, high if high > low else low + 1e-6 * max(1.0, abs(low)), log)
 
     def n_clipped(self, surface: Surface) -> int:
+        """How many finite points of `surface` lie above the scale."""
         return int((surface.loss > self.high * (1 + 1e-12)).sum() - np.isposinf(surface.loss).sum())
 
-    def extend(self, surfaces: Sequence[Surface]) -> str:
+    def extend(self, surfaces: Iterable[Surface]) -> str:
+        """Matplotlib's word for a colour bar that goes on above, if anything is clipped."""
         return "max" if any(self.n_clipped(surface) for surface in surfaces) else "neither"
 
 
 def filled_in(surface: Surface) -> np.ndarray:
     """The loss with what the known points suggest in place of those not known yet: linear between, nearest outside."""
-    if surface.is_complete:
+    if surface.is_complete or not surface.n_evaluated or surface.y is None:
         return surface.loss
     from scipy.interpolate import griddata
     from scipy.spatial import QhullError
@@ -78,11 +64,12 @@ def filled_in(surface: Surface) -> np.ndarray:
     try:
         between = griddata(known, values, grid, method="linear")
     except QhullError:  # too few points, or all on one line
-        return guess
-    return np.where(surface.evaluated, surface.loss, np.where(np.isfinite(between), between, guess))
+        return np.asarray(guess)
+    return np.where(np.asarray(surface.evaluated), surface.loss, np.where(np.isfinite(between), between, guess))
 
 
-def plain_ticks(axis: Any, scale: LossScale, ticks: np.ndarray) -> None:
-    if scale.log:  # decades alone would leave most colour bars without a number
+def name_ticks(axis: Any, ticks: np.ndarray, *, log: bool) -> None:
+    """Name `ticks` on a logarithmic colour bar, where decades alone would leave most bars without a number."""
+    if log:
         axis.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
         axis.set_ticks([], minor=True)

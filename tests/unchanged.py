@@ -1,4 +1,4 @@
-"""Is everything as it was: the model to the last bit, and the process around it?"""
+"""The state that a public call must leave alone: a model to the last bit, and the process around it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,28 @@ import random
 import signal
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+
+
+@contextmanager
+def unchanged(*models: nn.Module) -> Iterator[None]:
+    """Assert that what is done inside leaves `models` and the process as they were; name what did not come back.
+
+    An exception that is expected is caught inside: `with unchanged(model), pytest.raises(ValueError): ...`.
+    """
+    before = snapshot(*models)
+    yield
+    changed = differences(before, snapshot(*models))
+    assert not changed, f"changed: {', '.join(changed)}"
 
 
 def snapshot(*models: nn.Module) -> dict[str, Any]:
@@ -50,24 +65,47 @@ def _precision() -> Any:
 
 
 def _of(model: nn.Module) -> dict[str, Any]:
-    modules = dict(model.named_modules())
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    buffers, config = dict(model.named_buffers()), getattr(model, "config", None)
     return {
-        "weights": {name: tensor.detach().cpu().numpy().tobytes() for name, tensor in model.state_dict().items()},
-        "the parameters themselves": {name: id(parameter) for name, parameter in model.named_parameters()},
-        "gradients": {name: parameter.grad for name, parameter in model.named_parameters()},
-        "requires_grad": {name: parameter.requires_grad for name, parameter in model.named_parameters()},
+        "weights": {name: _bits(parameter) for name, parameter in parameters.items()},
+        "the parameters themselves": {name: _Same(parameter) for name, parameter in parameters.items()},
+        "gradients": {name: _bits(parameter.grad) for name, parameter in parameters.items()},
+        "requires_grad": {name: parameter.requires_grad for name, parameter in parameters.items()},
+        "buffers": {name: _bits(buffer) for name, buffer in buffers.items()},
+        "the buffers themselves": {name: _Same(buffer) for name, buffer in buffers.items()},
         "modes": {name: module.training for name, module in modules.items()},
-        "modules": {name: type(module) for name, module in modules.items()},
+        "modules": {name: _Same(module) for name, module in modules.items()},
         "dropout rates": {name: module.p for name, module in modules.items() if isinstance(module, nn.Dropout)},
-        "rates in attributes": {
+        "plain attributes": {
             (name, attribute): value
             for name, module in modules.items()
             for attribute, value in vars(module).items()
-            if "drop" in attribute and isinstance(value, float)
+            if isinstance(value, (int, float, str)) and attribute not in ("p", "training")
         },
+        "configuration": (_Same(config), config.to_dict() if hasattr(config, "to_dict") else None),
         "hooks": {name: [len(getattr(module, kind)) for kind in _HOOKS] for name, module in modules.items()},
-        "forward": {name: "forward" in vars(module) for name, module in modules.items()},
+        "forward": {name: vars(module).get("forward") for name, module in modules.items()},
     }
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """Equal to another of the same thing alone."""
+
+    thing: object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.thing is self.thing
+
+    __hash__ = object.__hash__
+
+
+def _bits(tensor: Tensor | None) -> tuple[str, tuple[int, ...], bytes] | None:
+    if tensor is None:
+        return None
+    plain = torch.empty(0) if tensor.is_meta else tensor.detach().cpu().contiguous()
+    return str(tensor.dtype), tuple(tensor.shape), plain.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -1,8 +1,9 @@
-"""Does the watch of the campaigns see every change that a careless call could make?"""
+"""Every change that a careless call could make, seen by `tests.unchanged`."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import random
@@ -16,14 +17,19 @@ import pytest
 import torch
 
 from tests.torture.interrupts import subject
-from tests.torture.state import differences, snapshot
+from tests.unchanged import differences, snapshot, unchanged
 
 MATRIX = "bert.encoder.layer.1.output.dense"
 
 
+LEFT_OVER = "gdrop_viz left over"
+
+
 def _named_thread() -> None:
     done = threading.Event()
-    threading.Thread(target=done.wait, args=(2,), name="gdrop_viz left over", daemon=True).start()
+    thread = threading.Thread(target=done.wait, name=LEFT_OVER, daemon=True)
+    thread.end = done.set  # type: ignore[attr-defined]
+    thread.start()
 
 
 def _set_precision(to: str) -> None:
@@ -71,8 +77,14 @@ MODEL: dict[str, Callable[[torch.nn.Module], object]] = {
     "gradients": lambda m: m.zero_grad(),
     "requires_grad": lambda m: m.requires_grad_(False),
     "modes": lambda m: m.train(not m.training),
+    "modules": lambda m: setattr(m.bert.encoder.layer[0], "output", copy.copy(m.bert.encoder.layer[0].output)),
     "dropout rates": lambda m: setattr(m.bert.embeddings.dropout, "p", 0.2),
-    "rates in attributes": lambda m: setattr(m.bert.encoder, "drop_rate", 0.2),
+    "plain attributes": lambda m: setattr(m.bert.encoder, "drop_rate", 0.2),
+    "buffers": lambda m: m.bert.embeddings.position_ids.add_(1),
+    "the buffers themselves": lambda m: setattr(
+        m.bert.embeddings, "position_ids", m.bert.embeddings.position_ids.clone()
+    ),
+    "configuration": lambda m: setattr(m.config, "hidden_dropout_prob", 0.2),
     "hooks": lambda m: m.bert.register_forward_hook(lambda *_: None),
     "forward": lambda m: setattr(m.bert, "forward", m.bert.forward),
 }
@@ -89,6 +101,10 @@ def undone() -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.ExitStack() as after:
         after.callback(os.environ.pop, "GDROP_VIZ_LEFT_OVER", None)
         yield
+    for thread in threading.enumerate():
+        if thread.name == LEFT_OVER:
+            thread.end()  # type: ignore[attr-defined]
+            thread.join()
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
@@ -124,4 +140,15 @@ def test_a_change_of_a_model_is_seen(what):
 
 def test_every_part_of_the_watch_is_tried():
     seen = {name.removeprefix("model 0: ") for name in snapshot(subject())}
-    assert seen - {"modules"} == PROCESS.keys() | MODEL.keys()  # a module of another type has other parameters too
+    assert seen == PROCESS.keys() | MODEL.keys()
+
+
+def test_unchanged_names_what_did_not_come_back():
+    model = subject()
+    with unchanged(model):
+        torch.ones(3).sum()
+    with pytest.raises(AssertionError, match="changed: model 0: requires_grad, model 0: modes"), unchanged(model):  # noqa: PT012
+        model.train(not model.training)
+        model.requires_grad_(False)
+    with pytest.raises(ValueError, match="of the work itself"), unchanged(model):
+        raise ValueError("of the work itself")

@@ -1,62 +1,34 @@
-"""On which axes, in which ink and line styles are surfaces drawn?"""
+"""Figures and arguments that the plots of surfaces share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gdrop_viz.base.checks import instance
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from gdrop_viz.landscape.surface import Surface
 
-_STYLES = ("-", "--", "-.", ":")
-
-
-def axes_or_new(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    _, ax = plt.subplots(figsize=(6, 4.6), layout="constrained")
-    return ax
-
 
 def subplots(rows: int, columns: int, size: tuple[float, float], *, three_d: bool) -> tuple[Figure, np.ndarray]:
+    """A grid of axes, flat or in space."""
     import matplotlib.pyplot as plt
 
-    # a 3-D grid in the page's own ink would outshine the sheet
+    # a 3-D grid in the figure's own colour of lines would outshine the sheet
     with plt.rc_context({"grid.color": "#8080804d", "grid.linewidth": 0.6} if three_d else {}):
         return plt.subplots(
-            rows,
-            columns,
-            figsize=size,
-            squeeze=False,
-            layout="constrained",
+            rows, columns, figsize=size, squeeze=False, layout="constrained",
             subplot_kw={"projection": "3d"} if three_d else {},
-        )
-
-
-def ink() -> Any:
-    """The colour of the page's own lines: dark on white, light on a dark background."""
-    import matplotlib as mpl
-
-    return mpl.rcParams["axes.edgecolor"]
-
-
-def looks(n: int) -> list[tuple[Any, str]]:
-    import seaborn as sns
-
-    colors = sns.color_palette("colorblind", max(n, 1))
-    return [(colors[i], _STYLES[i % len(_STYLES)]) for i in range(n)]
+        )  # fmt: skip
 
 
 def named_surfaces(surfaces: Surface | Mapping[str, Surface]) -> dict[str, Surface]:
+    """Name -> surface, with an empty name for a single one; raises where something else or nothing is given."""
     from gdrop_viz.landscape.surface import Surface
 
     named = dict(surfaces) if isinstance(surfaces, Mapping) else {"": surfaces}
