@@ -91,8 +91,8 @@ def fine_tune(
     DataFrame
         One row per scored epoch, split and metric: the columns arm, fraction, seed, epoch, split ("train",
         "validation" and the task's further validation sets), metric, value, seconds (since the run began). The train
-        split has only its mean loss in the epoch, with dropout on; the others have the loss and the task's metrics,
-        without.
+        split has only its mean loss in the epoch, with dropout on; the others have, without, the task's metrics, the
+        calibration error of a classifier, and the loss (the log-loss of a classifier, in nats).
 
     Raises
     ------

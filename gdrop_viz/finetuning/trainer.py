@@ -19,6 +19,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from gdrop_viz.base.locks import give_way
 from gdrop_viz.base.processes import n_processes, rank
+from gdrop_viz.finetuning.calibration import calibration_error
 from gdrop_viz.finetuning.events import Event, Listener, StopSignal
 from gdrop_viz.text.tasks import Task
 
@@ -238,10 +239,13 @@ def make_trainer(
         logits = np.asarray(outcome.predictions, dtype=np.float64)
         # of all rows together: the Trainer's is a mean of batches, which depends on how processes share them
         recorder.validation_loss = _mean_loss(task, torch.from_numpy(logits), torch.as_tensor(outcome.label_ids))
+        labels = np.asarray(outcome.label_ids)
         if np.isfinite(logits).all():
-            recorder.metrics = task.compute_metrics(logits, np.asarray(outcome.label_ids))
+            recorder.metrics = task.compute_metrics(logits, labels)
         else:
             recorder.metrics = dict.fromkeys(task.metrics, math.nan)  # the training has diverged
+        if task.kind == "classification":
+            recorder.metrics["calibration_error"] = calibration_error(logits, labels)
         return recorder.metrics
 
     settings = TrainingArguments(**arguments)
