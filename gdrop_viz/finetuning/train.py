@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from gdrop_viz.base.checks import finite_weights, instance
-from gdrop_viz.base.processes import n_processes, rank
+from gdrop_viz.base.processes import meet, n_processes, rank
 from gdrop_viz.base.state import preserved_rng, preserved_switches
 from gdrop_viz.finetuning.arms import Arm, ResolvedArm, resolve_arm
 from gdrop_viz.finetuning.classifier import build_classifier
@@ -161,6 +161,7 @@ def run_rows(
             f"expected batch_size, which all {n_processes()} processes take together, as a multiple of their number, "
             f"got {hyperparameters.batch_size}"
         )
+    meet("fine_tune or compare")
     train = encode(lm, training_subset(task, fraction, seed), max_length=hyperparameters.max_length)
     # similar lengths side by side waste no padding; the metrics do not depend on the order
     validation = {

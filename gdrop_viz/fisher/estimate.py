@@ -13,6 +13,7 @@ from torch import nn
 
 from gdrop_viz.base.checks import few, module
 from gdrop_viz.base.interrupts import interruptible
+from gdrop_viz.base.processes import meet
 from gdrop_viz.base.progress import progress_bar
 from gdrop_viz.base.state import preserved_modes
 from gdrop_viz.fisher.batch import Batch, Objective, batch_size
@@ -117,6 +118,7 @@ def fisher_information(
     batches = run.checked(batches, stop_when_stable)
     identity = partial(fingerprint, model, batches, objective, resolution, list(run.parameters))
     saved = Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
+    meet("fisher_information")
     mine = share_of_process(batches)
     total = sum(batch_size(batches[index]) for index in mine)
     ended = "all sequences"
