@@ -89,18 +89,20 @@ def _is_cola(table: Dataset) -> bool:
 
 
 def standard_columns(name: str, table: Dataset, columns: Mapping[str, str]) -> Dataset:
-    """Return the columns of `table` under their new names, texts as str; where there are no labels, None for each.
+    """Return the columns of `table` under their new names, texts as str.
 
     Raises
     ------
     ValueError
-        If a text is missing.
+        If a column or a text is missing.
     """
     from datasets import Dataset
 
     found = {}
     for new, old in columns.items():
-        values = values_of(table, old) if old in table.column_names else [None] * len(table)
+        if old not in table.column_names:
+            raise ValueError(f"expected {new}= as a column of {name!r} in each split: {_described(table)}, got {old!r}")
+        values = values_of(table, old)
         if new != "label":
             _require(name, old, values)
             values = [str(value) for value in values]
@@ -186,7 +188,7 @@ def labelled(
     ends = np.cumsum([len(rows) for rows in parts.values()]).tolist()
     labels = {part: every[end - len(parts[part]) : end] for part, end in zip(parts, ends, strict=True)}
     given = {label for part, values in labels.items() if part != "test" for label in values}
-    if set(labels.get("test", ())) in ({None}, {-1} - given):
+    if "test" in labels and set(labels["test"]) in ({None}, {-1} - given):
         del labels["test"]
     for values in labels.values():
         _require(name, column, values)

@@ -117,15 +117,20 @@ def as_dataset(rows: Any, what: str) -> Dataset:
         return rows if rows.format["type"] is None else rows.with_format(None)
     if isinstance(rows, IterableDataset):
         return Dataset.from_list(list(rows.with_format(None)), features=rows.features)
+    columns: Any = None
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # a DataFrame
         present = rows.notna()
         columns = {str(name): rows[name].astype(object).where(present[name], None).tolist() for name in rows.columns}
-        return Dataset.from_dict(columns)
-    if isinstance(rows, Mapping) and all(isinstance(column, Sequence) for column in rows.values()):
-        return Dataset.from_dict(dict(rows))
-    if isinstance(rows, Iterable) and not isinstance(rows, (str, bytes, Mapping)):
+    elif isinstance(rows, Mapping) and all(isinstance(column, Sequence) for column in rows.values()):
+        columns = dict(rows)
+    elif isinstance(rows, Iterable) and not isinstance(rows, (str, bytes, Mapping)):
         listed = list(rows)
         if listed and all(isinstance(row, Mapping) for row in listed):
-            names = dict.fromkeys(name for row in listed for name in row)
-            return Dataset.from_dict({name: [row.get(name) for row in listed] for name in names})
-    raise TypeError(f"expected {what} as a Dataset, a DataFrame or a list of dicts, got {type(rows).__name__}")
+            columns = {name: [row.get(name) for row in listed] for name in {name: 0 for row in listed for name in row}}
+    if not columns:
+        raise TypeError(f"expected {what} as a Dataset, a DataFrame or a list of dicts, got {type(rows).__name__}")
+    try:
+        return Dataset.from_dict(columns)
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+        why = " ".join(str(error).split())[:160]
+        raise ValueError(f"expected {what} with values of one type in each column, but {why}") from None

@@ -130,19 +130,19 @@ def load_task(
 def _bundled(name: str, metrics: Sequence[str] | None) -> Task:
     file = data_folder() / "tasks" / f"{name}.csv"
     verify(file)
-    task = _from_tables(name, {"": read_table(file)}, {}, metrics=metrics or _BUNDLED_METRICS.get(name))
+    task = _from_tables(name, {"train": read_table(file)}, {}, metrics=metrics or _BUNDLED_METRICS.get(name))
     return replace(task, label_names=_BUNDLED_LABELS.get(name, task.label_names))
 
 
 def _tables(name: Any, layout: Mapping[str, Any]) -> tuple[str, dict[str, Dataset]]:
-    """Return what to call a task and its tables by split; one that is not split yet is called ""."""
+    """Return what to call a task, and its tables by split; one that is not split yet is called "train"."""
     if isinstance(name, Mapping) and name and all(map(split_of, name)):
         splits = [str(split_of(split)) for split in name]
         if len(set(splits)) < len(splits):
             raise ValueError(f"expected one table for each split, got {', '.join(map(str, name))}")
         return "task", {split: as_dataset(rows, "rows") for split, rows in zip(splits, name.values(), strict=True)}
     if not isinstance(name, (str, os.PathLike)):
-        return "task", {"": as_dataset(name, "name as a task's name, a path or rows:")}
+        return "task", {"train": as_dataset(name, "name as a task's name, a path or rows:")}
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve().name, read_folder(path, **layout)
@@ -151,7 +151,7 @@ def _tables(name: Any, layout: Mapping[str, Any]) -> tuple[str, dict[str, Datase
             f"expected a bundled task ({', '.join(bundled_tasks()) or 'none'}), one of GLUE (glue/"
             f"{', glue/'.join(GLUE)}) or the path of a csv, tsv, json, jsonl or parquet file, got {name!r}"
         )
-    return path.stem, {"": read_table(path, lines=False, **layout)}
+    return path.stem, {"train": read_table(path, lines=False, **layout)}
 
 
 def _from_tables(
@@ -166,26 +166,28 @@ def _from_tables(
     layout: Mapping[str, Any] | None = None,
 ) -> Task:
     tables = dict(tables)
-    first = next(iter(tables.values())) if "train" not in tables else tables["train"]
-    chosen = columns_of(name, first, **{key: columns.get(key) for key in ("text", "text_pair", "label")})
-    glue = GLUE.get("".join(filter(str.isalnum, name.lower())))
-    if validation is None:
-        validation = "split" if "split" in first.column_names else 0.2
-    elif "train" in tables:
+    if "train" not in tables:
+        raise ValueError(f"expected a table called 'train' in {name!r}, got {', '.join(tables)}")
+    train = tables["train"]
+    chosen = columns_of(name, train, **{key: columns.get(key) for key in ("text", "text_pair", "label")})
+    if "test" in tables and chosen["label"] not in tables["test"].column_names:
+        del tables["test"]
+    if validation is None and len(tables) == 1 and "split" in train.column_names:
+        validation = "split"
+    by_column = isinstance(validation, str) and validation in train.column_names and len(tables) == 1
+    if validation is not None and "validation" in tables:
         raise ValueError(f"expected no validation= for {name!r}, which is split already, got {validation!r}")
-    by_column = isinstance(validation, str) and validation in first.column_names
-    if isinstance(validation, (str, os.PathLike)) and not by_column and "train" not in tables:
-        tables = {"train": first, "validation": _second_file(name, validation, first, layout or {})}
+    if isinstance(validation, (str, os.PathLike)) and not by_column:
+        tables["validation"] = _second_file(name, validation, train, layout or {})
     parts = {split: standard_columns(name, table, chosen) for split, table in tables.items()}
-    if "" in parts and by_column:
-        parts = split_by_column(name, parts[""], values_of(first, str(validation)))
-    given = class_names(first, chosen["label"])
+    if by_column:
+        parts = split_by_column(name, parts["train"], values_of(train, str(validation)))
+    glue = GLUE.get("".join(filter(str.isalnum, name.lower())))
+    given = class_names(train, chosen["label"])
     rows, kind, names = labelled(name, parts, kind or (glue.kind if glue else None), chosen["label"], given)
-    if len(rows) == 1:
-        (whole,) = rows.values()
-        rows = split_by_share(whole, validation, stratify=kind == "classification", seed=seed)
-    elif "validation" not in rows:
-        rows |= split_by_share(rows["train"], 0.2, stratify=kind == "classification", seed=seed)
+    if "validation" not in rows:
+        share = 0.2 if validation is None else validation
+        rows |= split_by_share(rows["train"], share, stratify=kind == "classification", seed=seed)
     usual = ("accuracy",) if kind == "classification" else ("pearson", "spearman")
     return Task(
         name=name,
