@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from gdrop_viz.base.locks import give_way
 from gdrop_viz.base.processes import n_processes, rank
 from gdrop_viz.finetuning.events import Event, Listener, StopSignal
 from gdrop_viz.text.tasks import Task
@@ -191,6 +192,7 @@ class Recorder(TrainerCallback):
             )
 
     def _stop_if_asked(self) -> None:
+        give_way()  # between two batches other threads may have the generators
         if self.stop is not None and self.stop.is_set():
             raise Stopped
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -28,6 +29,7 @@ _Z = 1.96
 _MAX_NAMES = 40  # of tensors: more would run into one another
 # what was computed of a result, so that a panel which comes back to it answers at once
 _TABLES: WeakKeyDictionary[Fisher, dict[tuple, pd.DataFrame]] = WeakKeyDictionary()
+_WHOLE_TENSORS: WeakKeyDictionary[Fisher, Fisher] = WeakKeyDictionary()
 
 
 def fisher_profile(
@@ -213,6 +215,7 @@ def concentration_picture(
     """Picture of `fisher_concentration`; `short` leaves the numbers to the summary."""
     if at is not None and not 0 < at <= 1:
         raise ValueError(f"at must be a share of the parameters in (0, 1], got {at!r}")
+    fishers, note = _comparable(fishers)
     series, sentences, first = [], [], 1.0
     for k, (name, fisher) in enumerate(fishers.items()):
         curve = _table(fisher, fisher.concentration, "concentration")
@@ -241,7 +244,7 @@ def concentration_picture(
         x=Axis("share of parameters, highest scores first", (float(first) if log else 0.0, 1.0), log=log),
         y=Axis("share of the information", (0.0, 1.02)),
         series=tuple(series),
-        note=_facts(fishers),
+        note=_facts(fishers) + note,
     )
 
 
@@ -288,6 +291,25 @@ def stability_picture(fishers: Mapping[str, Fisher]) -> Picture:
         y=Axis("rank correlation", (bottom, 1.0 + 0.02 * (1.0 - bottom))),
         series=tuple(series),
     )
+
+
+def _comparable(fishers: Mapping[str, Fisher]) -> tuple[Mapping[str, Fisher], str]:
+    """The results in one unit, parameters or whole tensors, with a note where that had to be changed.
+
+    Whole tensors average over their parameters, which understates the concentration: the two cannot be compared.
+    """
+    if len({fisher.scores is None for fisher in fishers.values()}) == 1:
+        return fishers, ""
+    whole = {name: _whole_tensors(fisher) for name, fisher in fishers.items()}
+    return whole, "; whole tensors, for not every model here has a score per parameter"
+
+
+def _whole_tensors(fisher: Fisher) -> Fisher:
+    if fisher.scores is None:
+        return fisher
+    if fisher not in _WHOLE_TENSORS:
+        _WHOLE_TENSORS[fisher] = replace(fisher, scores=None, resolution="tensor")
+    return _WHOLE_TENSORS[fisher]
 
 
 def _groups(fisher: Fisher, by: str) -> pd.DataFrame:

@@ -26,6 +26,12 @@ function svg(tag, attributes = {}, ...children) {
 
 const text = (x, y, content, attributes = {}) => svg("text", { x, y, ...attributes }, content);
 
+/** The name of an axis, in smaller type where it would not fit. */
+function axisName(x, y, label, room, attributes = {}) {
+  const size = Math.min(12, (12 * room) / (6.3 * Math.max(1, label.length)));
+  return text(x, y, label, { "text-anchor": "middle", class: "gdv-axis", style: `font-size: ${size.toFixed(1)}px`, ...attributes });
+}
+
 function number(value) {
   if (value === null || value === undefined) return "none";
   const size = Math.abs(value);
@@ -148,8 +154,8 @@ function drawPlane(content, width, height, id) {
   }
   const middle = (frame.top + frame.bottom) / 2;
   labels.append(
-    text((frame.left + frame.right) / 2, height - 6, firstLine(x.label), { "text-anchor": "middle", class: "gdv-axis" }),
-    text(12, middle, firstLine(y.label), { "text-anchor": "middle", class: "gdv-axis", transform: `rotate(-90 12 ${middle})` }),
+    axisName((frame.left + frame.right) / 2, height - 6, firstLine(x.label), width),
+    axisName(12, middle, firstLine(y.label), 2 * middle, { transform: `rotate(-90 12 ${middle})` }),
   );
   const marks = svg("g", { "clip-path": `url(#${id}-clip)` });
   const targets = []; // what the pointer and the arrow keys can reach
@@ -235,7 +241,7 @@ function colourBar(cells, frame, width) {
     group.append(text(left + 16, frame.bottom - share(value) * tall + 4, label));
   }
   const middle = (frame.top + frame.bottom) / 2;
-  group.append(text(width - 6, middle, cells.label, { "text-anchor": "middle", class: "gdv-axis", transform: `rotate(-90 ${width - 6} ${middle})` }));
+  group.append(axisName(width - 6, middle, cells.label, 2 * middle, { transform: `rotate(-90 ${width - 6} ${middle})` }));
   return group;
 }
 

@@ -118,8 +118,7 @@ class DropoutLab(RunPanel):
 
     def _build(self) -> None:
         state = self.state
-        top = state.max_rate = max(state.max_rate, state.upper)
-        bounds = {"min": 0.0, "max": top, "step": 0.01}
+        bounds = {"min": 0.0, "max": state.max_rate, "limit": 0.99, "step": 0.01}
         self.lower = NumberSlider("lower", value=state.lower, help="rate at the most informative site", **bounds)
         self.upper = NumberSlider("upper", value=state.upper, help="rate at the least informative site", **bounds)
         self.kind = ipywidgets.Dropdown(
@@ -128,9 +127,8 @@ class DropoutLab(RunPanel):
         self.arms = {arm: ipywidgets.Checkbox(arm in state.arms, description=arm, indent=False) for arm in ARMS}
         for box in self.arms.values():
             box.layout.width = "auto"
-        # wide enough for what the caller asked for
-        least, most = min(0.05, state.fraction), max(20, state.n_seeds, state.epochs)
-        whole = {"min": 1, "max": most, "step": 1, "integer": True}
+        least = min(0.05, state.fraction)  # wide enough for what the caller asked for
+        whole = {"min": 1, "max": 20, "limit": 10_000, "step": 1, "integer": True}
         self.fraction = NumberSlider("data fraction", value=state.fraction, min=least, max=1.0, step=0.05)
         self.seeds = NumberSlider("seeds", value=state.n_seeds, **whole)
         self.epochs = NumberSlider("epochs", value=state.epochs, **whole)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import ipywidgets
 
 from gdrop_viz.base.checks import instance
 from gdrop_viz.base.files import file_stem
+from gdrop_viz.models.batches import as_batches
 from gdrop_viz.widgets.chart import Chart
 from gdrop_viz.widgets.code_box import CodeBox
 from gdrop_viz.widgets.landscape_explorer_state import BY, FRACTIONS, KINDS, NORMALIZATIONS, LandscapeExplorerState
@@ -21,6 +23,8 @@ from gdrop_viz.widgets.running import RemainingTime, Throttle, duration
 from gdrop_viz.widgets.slider import NumberSlider
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from gdrop_viz.fisher import Fisher
     from gdrop_viz.landscape import Surface, SurfacePoint
     from gdrop_viz.models.pretrained import Pretrained
@@ -69,9 +73,10 @@ class LandscapeExplorer(RunPanel):
         super().__init__()
         instance(lm, Pretrained, "lm", "load_pretrained")
         instance(fisher, Fisher, "fisher", "fisher_information")
+        batches = as_batches(batches)
         self.lm, self.fisher, self.batches = lm, fisher, batches
         by = "element" if fisher.scores is not None else "tensor"
-        folder = Path(path) / _identity(lm, batches)
+        folder = Path(path) / _identity(lm, fisher, batches)
         self.state = LandscapeExplorerState(folder, k=k, by=by, seed=seed, radius=radius, points=points)
         self._build()
         self._connect()
@@ -91,11 +96,14 @@ class LandscapeExplorer(RunPanel):
         for chooser in (self.left, self.right, self.k, self.by, self.normalize):
             chooser.style, chooser.layout.width = ROW_LABEL_STYLE, "auto"
         self.seed = NumberSlider("seed", value=state.seed, min=0, max=20, step=1, integer=True)
-        top = max(3.0, state.radius)
-        self.radius = NumberSlider("radius", value=state.radius, min=0.05, max=top, step=0.05, help="of the grid")
-        self.points = NumberSlider(
-            "points", value=state.points, min=3, max=51, step=2, integer=True, help="per axis, odd"
+        self.radius = NumberSlider(
+            "radius", value=state.radius, min=0.05, max=3.0, limit=1000.0, step=0.05, help="of the grid"
         )
+        self.points = NumberSlider(
+            "points", value=state.points, min=3, max=51, limit=501, step=2, odd=True,
+            help="per axis; odd, so that one point is exactly the trained weights",
+        )  # fmt: skip
+        state.points = int(self.points.value)
         self.same_distance = ipywidgets.Checkbox(state.same_distance, description="same distance", indent=False)
         self.log_scale = ipywidgets.Checkbox(state.log, description="logarithmic", indent=False)
         self.relief = ipywidgets.Checkbox(False, description="3-D", indent=False)
@@ -144,7 +152,7 @@ class LandscapeExplorer(RunPanel):
         state = self.state
         state.left, state.right, state.k, state.by = self.left.value, self.right.value, self.k.value, self.by.value
         state.normalize, state.seed, state.radius = self.normalize.value, int(self.seed.value), self.radius.value
-        state.points = int(self.points.value) // 2 * 2 + 1  # odd: one point is exactly the trained weights
+        state.points = int(self.points.value)
         state.same_distance, state.log = self.same_distance.value, self.log_scale.value
         self._show()
         self.show_message("")
@@ -205,7 +213,7 @@ class LandscapeExplorer(RunPanel):
             from gdrop_viz.landscape import loss_surfaces
 
             self.state.computing = set(state.missing())
-            model = copy.deepcopy(lm.model)  # its weights move while cells may use the caller's
+            model = _copied(lm)  # its weights move while cells may use the caller's
             planes = state.planes(model, fisher)
             planes = {label: planes[label] for label in state.missing()}
             if stop.is_set():
@@ -233,7 +241,7 @@ class LandscapeExplorer(RunPanel):
         def job(stop: threading.Event) -> None:
             from gdrop_viz.landscape import proposed_extent
 
-            model = copy.deepcopy(lm.model)
+            model = _copied(lm)
             planes = state.planes(model, fisher).values()
             try:
                 extents = [proposed_extent(model, batches, directions, stop=stop) for directions in planes]
@@ -241,7 +249,6 @@ class LandscapeExplorer(RunPanel):
                 if stop.is_set():
                     return
                 raise
-            self.radius.max = max(self.radius.max, *extents)
             self.radius.value = max(extents)
 
         self.start(job, "Looking for the radius at which the loss has risen by a nat.")
@@ -259,9 +266,15 @@ class LandscapeExplorer(RunPanel):
         super().close()
 
 
-def _identity(lm: Pretrained, batches: Any) -> str:
-    """A folder name of its own for each model and text: surfaces of others are never shown as theirs."""
+def _copied(lm: Pretrained) -> nn.Module:
+    """A copy of the model that knows its objective."""
+    return replace(lm, model=copy.deepcopy(lm.model)).model
+
+
+def _identity(lm: Pretrained, fisher: Fisher, batches: Sequence[Mapping[str, Any]]) -> str:
+    """A folder name for what determines a surface besides its label: nobody else's surfaces are shown as these."""
+    from gdrop_viz.base.digest import digest
     from gdrop_viz.models.digest import model_digest
 
-    text = getattr(batches, "checksum", None) or f"{len(batches)} batches"
-    return f"{file_stem(lm.name)}-{model_digest(lm.model)[:8]}-{text[:8]}"
+    scores = fisher.means if fisher.scores is None else fisher.scores
+    return f"{file_stem(lm.name)}-{digest(model_digest(lm.model), lm.objective, dict(scores), list(batches))[:16]}"

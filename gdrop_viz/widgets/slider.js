@@ -29,16 +29,20 @@ function render({ model, el }) {
     }
   };
   const set = (typed) => {
-    const [low, high] = [model.get("min"), model.get("max")];
+    const [low, high] = [model.get("min"), model.get("limit") ?? model.get("max")];
     if (typed !== "" && Number.isFinite(Number(typed))) {
       const value = Math.min(high, Math.max(low, Number(typed)));
-      model.set("value", model.get("integer") ? Math.round(value) : value);
+      const whole = model.get("odd") ? 2 * Math.floor(value / 2) + 1 : model.get("integer") ? Math.round(value) : value;
+      if (whole > model.get("max")) model.set("max", whole); // typed beyond the slider: it grows
+      model.set("value", whole);
       model.save_changes();
     }
     show();
   };
   range.addEventListener("input", () => set(range.value));
   field.addEventListener("change", () => set(field.value));
+  // the wheel scrolls the page: a focused number field would change instead
+  field.addEventListener("wheel", () => field.blur(), { passive: true });
   // the notebook must not take the arrow keys as its own
   for (const input of [range, field]) input.addEventListener("keydown", (event) => event.stopPropagation());
 

@@ -16,7 +16,8 @@ class NumberSlider(anywidget.AnyWidget):
     """A slider with a number field beside it, built of the browser's own inputs.
 
     Native inputs bring the keyboard (arrows, Page keys, Home, End) and a name for screen readers, which the sliders
-    of ipywidgets lack. A value outside [min, max] is moved to the nearest bound; `integer` rounds.
+    of ipywidgets lack. A value outside [min, max] is moved to the nearest bound; but what is typed above `max`, up to
+    `limit`, widens the slider. `integer` rounds, `odd` to the next odd number.
 
     >>> lower = NumberSlider("lower", value=0.7, min=0.0, max=0.5, step=0.01)
     >>> lower.value
@@ -33,6 +34,8 @@ class NumberSlider(anywidget.AnyWidget):
     step = traitlets.Float(0.01).tag(sync=True)
     value = traitlets.Float(0.0).tag(sync=True)
     integer = traitlets.Bool(False).tag(sync=True)
+    odd = traitlets.Bool(False).tag(sync=True)
+    limit = traitlets.Float(None, allow_none=True).tag(sync=True)
     disabled = traitlets.Bool(False).tag(sync=True)
 
     def __init__(self, description: str, *, value: float, min: float, max: float, step: float, **traits: Any) -> None:
@@ -46,5 +49,10 @@ class NumberSlider(anywidget.AnyWidget):
         value = proposal["value"]
         if not math.isfinite(value):
             raise traitlets.TraitError(f"slider {self.description!r}: expected a finite number, got {value}")
-        value = min(max(value, self.min), self.max)
-        return float(round(value)) if self.integer else value
+        if self.odd:
+            value = 2 * math.floor(value / 2) + 1
+        elif self.integer:
+            value = round(value)
+        if self.limit is not None and value > self.max:
+            self.max = float(min(value, self.limit))
+        return float(min(max(value, self.min), self.max))

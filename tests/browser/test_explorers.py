@@ -50,7 +50,7 @@ def test_landscape_explorer(open_page, lab, lab_folder, tmp_path):
     left.press("ArrowRight")
     page.text(r"Cross-sections through x = 0\.1, y = 0")
     right.locator(".gdv-overlay rect").wait_for()
-    assert "loss (nats)" in page.page.locator(".gdv-readout").nth(1).inner_text()
+    assert "loss (nats per predicted token)" in page.page.locator(".gdv-readout").nth(1).inner_text()
 
     # turning one surface turns the other
     page.page.get_by_label("3-D").check()

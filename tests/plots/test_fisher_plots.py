@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ import pytest
 
 from gdrop_viz import Fisher, fisher_information
 from gdrop_viz.plots import fisher_concentration, fisher_heatmap, fisher_profile
+from gdrop_viz.plots.fisher import concentration_picture
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +66,21 @@ def test_the_concentration_curve_carries_gini_and_mark(fisher):
     assert f"Gini {curve.attrs['gini']:.2f}" in ax.get_legend().get_texts()[0].get_text()
     expected = np.interp(0.1, curve["parameters"], curve["information"])
     np.testing.assert_allclose(ax.lines[1].get_xydata(), [[0.1, expected]])
+
+
+def test_parameters_and_whole_tensors_are_never_in_one_chart(fisher):
+    """Whole tensors average over their parameters, so that their concentration is understated."""
+    whole = replace(fisher, scores=None, resolution="tensor")
+    for pair in ({"a": fisher, "b": whole}, {"a": whole, "b": fisher, "c": fisher}):
+        picture = concentration_picture(pair, at=0.1)
+        curves = [series for series in picture.series if not series.label.startswith(("spread", "a, ", "b, ", "c, "))]
+        assert len(curves) == len(pair)
+        for curve in curves:
+            np.testing.assert_array_equal(curve.y, whole.concentration()["information"])
+        assert "whole tensors, for not every model here has a score per parameter" in picture.note
+    alone = concentration_picture({"a": fisher, "b": fisher}, at=0.1)
+    np.testing.assert_array_equal(alone.series[0].y, fisher.concentration()["information"])
+    assert "whole tensors" not in alone.note + alone.summary
 
 
 @pytest.mark.parametrize("draw", [fisher_profile, fisher_heatmap, fisher_concentration])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from copy import deepcopy
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -80,6 +82,24 @@ def test_surfaces_of_another_model_are_not_shown(explored, make, tiny_lm):
     assert len(make().state.missing()) == 2
 
 
+@pytest.mark.parametrize("other", ["text", "scores", "weights"])
+def test_surfaces_of_another_text_or_other_scores_are_not_shown(explored, tiny_lm, tiny_batches, tmp_path, other):
+    fisher, lm, batches = explored.fisher, tiny_lm, [dict(batch) for batch in tiny_batches]
+    again = LandscapeExplorer(lm, fisher, batches, path=tmp_path, points=5, k=0.1)
+    assert again.state.missing() == []  # the same text in another container
+    if other == "text":
+        batches[0] = {**batches[0], "input_ids": batches[0]["input_ids"].roll(1, 0)}  # as many, of the same shapes
+    elif other == "scores":
+        fisher = replace(fisher, scores={name: score.flip(0) for name, score in fisher.scores.items()})
+    else:
+        lm = replace(lm, model=deepcopy(lm.model))
+        next(lm.model.parameters()).data.add_(1e-3)
+    changed = LandscapeExplorer(lm, fisher, batches, path=tmp_path, points=5, k=0.1)
+    assert len(changed.state.missing()) == 2
+    for explorer in (again, changed):
+        explorer.close()
+
+
 def test_stop_keeps_the_points_and_run_goes_on_from_there(make):
     explorer = make(points=15)
     reached = threading.Event()
@@ -115,7 +135,9 @@ def test_the_cursor_cuts_both_surfaces(explored):
 def test_an_even_number_of_points_becomes_odd_and_relief_turns_both_charts(make):
     explorer = make()
     explorer.points.value = 8
-    assert explorer.state.points == 9
+    assert explorer.state.points == explorer.points.value == 9  # what is computed is what is shown
+    explorer.points.value = 61
+    assert explorer.state.points == 61
     explorer.relief.value = True
     assert all(chart.relief for chart in explorer.charts)
 

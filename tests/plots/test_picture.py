@@ -6,11 +6,14 @@ import base64
 import json
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from gdrop_viz.plots.picture import Axis, Cells, Picture, Series
-from gdrop_viz.plots.render import figure
+from gdrop_viz import Fisher
+from gdrop_viz.plots.fisher import profile_picture
+from gdrop_viz.plots.picture import Axis, Cells, Picture, Reference, Series
+from gdrop_viz.plots.render import draw, figure
 from gdrop_viz.widgets.chart import Chart
 
 X, Y = Axis("layer", (0, 2)), Axis("rate", (0, 1))
@@ -92,3 +95,40 @@ def test_showing_replaces_everything_in_one_trait():
     assert [change.name for change in changes] == ["content"]
     assert chart.picture is picture
     assert chart.content == picture.to_json()
+
+
+def test_references_and_horizontal_intervals_are_drawn_where_they_are():
+    differences = Series("guided", [0.5], [0.0], low=[0.2], high=[0.9], line=False, horizontal=True)
+    axes = draw(lines(series=(differences,), references=(Reference("x", 0.25, "no difference"),)))
+    assert list(axes.lines[0].get_xdata()) == [0.25, 0.25]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["no difference", "guided"]
+    (bar,) = axes.containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose(bar, [[0.2, 0.0], [0.9, 0.0]])
+    plt.close(axes.figure)
+
+
+@pytest.mark.parametrize(
+    ("values", "log", "bounds"),
+    [
+        ([1.0, 2.0, math.nan], False, (0.94, 2.06)),
+        ([3.0], False, (2.95, 3.05)),
+        ([1e-20, 1.0], True, (1e-9 / 1.5, 1.5)),
+        ([-1.0, 0.0], True, (-1.06, 0.06)),
+        ([], False, (-0.06, 1.06)),
+    ],
+)
+def test_an_axis_has_room_for_all_finite_values(values, log, bounds):
+    axis = Axis.around("loss", values, log=log)
+    assert axis.bounds == pytest.approx(bounds)
+    assert axis.log == (log and max(values) > 0)
+
+
+def test_the_panel_and_the_plot_show_the_same_numbers():
+    """One picture per result: what matplotlib draws is what the browser gets."""
+    picture = profile_picture({"": Fisher.from_means({"h.0.attn.w": 1.0, "h.1.attn.w": 3.0, "h.2.attn.w": 2.0})})
+    axes = draw(picture)
+    content = Chart(picture).content
+    assert content["series"][0]["y"] == list(axes.lines[0].get_ydata())
+    assert content["y"]["bounds"] == list(axes.get_ylim())
+    assert [text for _, text in content["x"]["ticks"]] == [label.get_text() for label in axes.get_xticklabels()]
+    plt.close(axes.figure)
