@@ -265,7 +265,7 @@ class Selection(Saved):
 
 
 def shapes_of(model: nn.Module | Fisher | Selection) -> dict[str, tuple[int, ...] | None]:
-    """Return parameter name -> shape: of a model's parameters that have gradients (tied ones once), a Fisher, a Selection."""
+    """Return parameter name -> shape of a model's parameters with gradients (tied ones once), a Fisher, a Selection."""
     shapes = getattr(model, "shapes", None)
     if not isinstance(model, nn.Module) and isinstance(shapes, Mapping):
         return {name: None if shape is None else tuple(shape) for name, shape in shapes.items()}
