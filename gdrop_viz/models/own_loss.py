@@ -282,12 +282,12 @@ def own_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor) -> flo
 
 
 def at_tokens(logits: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    """Return logits (N, T, C) of the labelled tokens; those of a learned prompt before them are left out."""
-    if logits.dim() == 3 and logits.shape[0] == shape[0] and logits.shape[1] >= shape[1]:
-        return logits[:, logits.shape[1] - shape[1] :]
+    """Return logits (N, T, C) as they are; raise ValueError unless there is a row for each label (N, T)."""
+    if logits.dim() == 3 and logits.shape[:2] == tuple(shape):
+        return logits
     raise ValueError(
         f"expected logits of {name} for labels of shape {tuple(shape)}, got logits of shape {tuple(logits.shape)}; "
-        "give one label per token, or pass loss="
+        "give one label per token (a learned prompt's tokens have none), or pass loss="
     )
 
 
