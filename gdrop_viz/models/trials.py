@@ -61,6 +61,9 @@ def two_rows(batch: Mapping[str, Any], *, length: int | None = LENGTH, alike: bo
             value = value[rows]
             if value.dim() >= 2 and value.shape[1] == tokens[1] and not name.startswith("decoder_"):
                 value = value[torch.arange(2).unsqueeze(1), columns.to(value.device)]
+            elif value.dim() >= 3 and name.endswith("mask"):  # (N, 1, T, T)
+                for axis in range(2, value.dim()):
+                    value = value.narrow(axis, 0, n) if value.shape[axis] == tokens[1] else value
             elif value.dim() >= 2 and (name.startswith("decoder_") or name == "labels"):
                 value = value[:, :length]
         cut[name] = value
