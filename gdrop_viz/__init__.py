@@ -59,6 +59,7 @@ _HOME = {
     "FisherExplorer": "widgets",
     "LandscapeExplorer": "widgets",
     "DropoutLab": "widgets",
+    "WordsExplorer": "widgets",
     "plots": "",
 }
 
