@@ -18,53 +18,59 @@ import torch
 from torch import nn
 
 from gdrop_viz.base.checks import whole
+from gdrop_viz.base.locks import GENERATORS, generator_states, model_lock, set_generator_states
 
 
 @contextmanager
 def preserved_modes(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
-    """Put `model` into one mode and give every submodule its own mode back afterwards.
+    """Put `model` into one mode and give every submodule its own mode back afterwards; meanwhile it is locked.
 
     A plain `model.train(was_training)` would not do: submodules may have been frozen in eval mode one by one.
     """
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        yield model.train(training)
-    finally:
-        for module, mode in before:
-            module.training = mode
+    with model_lock(model):
+        before = [(module, module.training) for module in model.modules()]
+        try:
+            yield model.train(training)
+        finally:
+            for module, mode in before:
+                module.training = mode
 
 
 @contextmanager
 def preserved_requires_grad(model: nn.Module, *, requires_grad: bool = False) -> Iterator[nn.Module]:
-    """Set `requires_grad` of all parameters for a while; flags and `.grad` are restored afterwards."""
-    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    try:
-        for parameter, _, _ in before:
-            parameter.requires_grad_(requires_grad)
-        yield model
-    finally:
-        for parameter, flag, grad in before:
-            parameter.requires_grad_(flag)
-            parameter.grad = grad
+    """Set `requires_grad` of all parameters for a while; flags and `.grad` are restored. The model is locked."""
+    with model_lock(model):
+        before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+        try:
+            for parameter, _, _ in before:
+                parameter.requires_grad_(requires_grad)
+            yield model
+        finally:
+            for parameter, flag, grad in before:
+                parameter.requires_grad_(flag)
+                parameter.grad = grad
 
 
 @contextmanager
 def preserved_rng(seed: int | None = None) -> Iterator[None]:
-    """Keep the global generators of torch (CPU and CUDA), numpy and random as they were; seed them inside if asked."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    """Keep the global generators of torch (CPU and CUDA), numpy and random as they were; seed them inside if asked.
+
+    They belong to the process, so other threads that come here wait until this one is done, or gives way
+    (`locks.give_way`).
+    """
+    GENERATORS.acquire()
     try:
-        if seed is not None:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
-        yield
+        states = generator_states()
+        try:
+            if seed is not None:
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+                torch.manual_seed(seed)
+            yield
+        finally:
+            set_generator_states(states)
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        GENERATORS.release()
 
 
 @contextmanager

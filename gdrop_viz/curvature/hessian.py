@@ -10,14 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz.base.checks import finite_losses, finite_weights, instance, module
+from gdrop_viz.base.checks import few, finite_losses, instance, module
+from gdrop_viz.base.locks import give_way
 from gdrop_viz.base.state import preserved_modes, preserved_requires_grad, preserved_rng
 from gdrop_viz.curvature.density import density
-from gdrop_viz.curvature.differentiation import twice_differentiable
+from gdrop_viz.curvature.differentiation import STEPS, disagreement, twice_differentiable
+from gdrop_viz.curvature.hutchinson import random_signs
 from gdrop_viz.curvature.sequences import by_sequence
 from gdrop_viz.curvature.spectrum import spectrum
 from gdrop_viz.curvature.trace import trace
-from gdrop_viz.models.losses import Loss, sequence_losses
+from gdrop_viz.fisher.batch import batch_size, part_of
+from gdrop_viz.models.backbone import undistributed
+from gdrop_viz.models.differentiation import (
+    check_known,
+    check_weights,
+    differentiable,
+    gradients,
+    moved,
+    own_arithmetic,
+    recordable,
+)  # fmt: skip
+from gdrop_viz.models.losses import Loss, checked_batches, sequence_losses
 from gdrop_viz.perturbation.direction import Direction
 from gdrop_viz.perturbation.selection import Selection
 
@@ -71,18 +84,17 @@ class Hessian:
         selection: Selection | None = None,
         loss: Loss | None = None,
     ) -> None:
-        self._model, self._loss = module(model), loss
+        self._model, self._loss = undistributed(module(model)), loss
+        check_weights(self._model)
         if selection is not None:
             selection = instance(selection, Selection, "selection", "top_k or random_k").on(self._model)
         self._selection = selection
-        self.batches = [batches] if isinstance(batches, Mapping) else list(batches)
-        if not self.batches:
-            raise ValueError("expected at least one batch, got none; see pretraining_batches")
-        finite_weights(self._model.named_parameters())
+        every = dict(self._model.named_parameters())
+        self._left_out = [name for name, parameter in every.items() if not differentiable(parameter)]
         self._parameters = {
             name: parameter
-            for name, parameter in self._model.named_parameters()
-            if parameter.is_floating_point() and (selection is None or name in selection.masks)
+            for name, parameter in every.items()
+            if differentiable(parameter) and (selection is None or name in selection.masks)
         }
         self._chosen: dict[str, Tensor] = {}  # the masks of tensors that are selected in part
         if selection is not None:
@@ -98,7 +110,11 @@ class Hessian:
             raise ValueError("expected at least one selected element, got an empty selection")
         first = next(iter(self._parameters.values()))
         self.dtype: np.dtype[np.floating[Any]] = np.dtype(np.float64 if first.dtype == torch.float64 else np.float32)
-        self._depth, self._contexts = 0, ExitStack()
+        with own_arithmetic():
+            self.batches: list[Mapping[str, Any]] = [
+                recordable(batch) for batch in checked_batches(model, batches, loss=loss)
+            ]
+        self._depth, self._contexts, self._checked = 0, ExitStack(), False
 
     spectrum, trace, density, by_sequence = spectrum, trace, density, by_sequence
 
@@ -110,17 +126,23 @@ class Hessian:
     @property
     def label(self) -> str:
         """What the Hessian is over, in words."""
-        return "all parameters" if self._selection is None else self._selection.label
+        if self._selection is not None:
+            return self._selection.label
+        return "all parameters" + (f" but {few(self._left_out)}, which are quantized" if self._left_out else "")
 
     def __enter__(self) -> Hessian:
         if not self._depth:
             with ExitStack() as stack:
+                stack.enter_context(own_arithmetic())
                 stack.enter_context(preserved_rng())
                 stack.enter_context(preserved_modes(self._model))
                 stack.enter_context(preserved_requires_grad(self._model))
                 for parameter in self._parameters.values():  # autograd then does no work for the others
                     parameter.requires_grad_(True)
                 stack.enter_context(twice_differentiable(self._model))
+                if not self._checked:
+                    self._check()
+                    self._checked = True
                 self._contexts = stack.pop_all()
         self._depth += 1
         return self
@@ -137,12 +159,13 @@ class Hessian:
         """
         with self:
             parts = self._unflattened(vector)
-            sums = [torch.zeros_like(parameter) for parameter in self._parameters.values()]
+            sums = self._filled([None] * len(self.names))
             n_sequences = 0
             for number, batch in enumerate(self.batches):
-                losses, gradients = self._gradients(batch, f"batch {number}")
+                give_way()
+                losses, first = self._gradients(batch, f"batch {number}")
                 n_sequences += len(losses)
-                for total, second in zip(sums, self._seconds(gradients, parts), strict=True):
+                for total, second in zip(sums, self._seconds(first, parts), strict=True):
                     if second is not None:
                         total += second
             return self._flattened([total / n_sequences for total in sums])
@@ -150,23 +173,20 @@ class Hessian:
     __matmul__ = matvec
 
     def of(
-        self, batch: Mapping[str, Tensor], where: str = "the batch", first: int = 0
+        self, batch: Mapping[str, Any], where: str = "the batch", first: int = 0
     ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
         """Return gradient and Hessian (v -> H_b·v) of the SUM of one batch's losses; a forward pass serves them all.
 
         To be used inside `with hessian:`. `where` and `first`, the number of its first sequence there, are for the
         words of an error.
         """
-        _, gradients = self._gradients(batch, where, first)
-        zeros = [torch.zeros_like(parameter) for parameter in self._parameters.values()]
-
-        def flat(tensors: Sequence[Tensor | None]) -> np.ndarray:
-            return self._flattened([zero if t is None else t for t, zero in zip(tensors, zeros, strict=True)])
+        give_way()
+        _, slopes = self._gradients(batch, where, first)
 
         def product(vector: np.ndarray) -> np.ndarray:
-            return flat(self._seconds(gradients, self._unflattened(vector), keep=True))
+            return self._flattened(self._filled(self._seconds(slopes, self._unflattened(vector), keep=True)))
 
-        return flat(gradients), product
+        return self._flattened(self._filled(slopes)), product
 
     def direction(self, vector: np.ndarray, label: str) -> Direction:
         """Return a flat vector as a `Direction` in weight space."""
@@ -183,29 +203,62 @@ class Hessian:
             inside.append(mask[self._chosen[name].cpu()] if name in self._chosen else mask.reshape(-1))
         return torch.cat(inside).nonzero().squeeze(1).numpy()
 
+    def _check(self) -> None:
+        """Hold a product, on two sequences, against differences of gradients: some forwards once per operator.
+
+        Raises ValueError where a part of the model has no derivative, or a wrong one.
+        """
+        batch = part_of(self.batches[0], slice(0, min(2, batch_size(self.batches[0]))))
+        with preserved_rng(0):
+            _, first = self._gradients(batch, "batch 0")
+        check_known(lambda: sequence_losses(self._model, batch, loss=self._loss), self._parameters, first)
+        signs = random_signs(self.shape[0], self.dtype, seed=0, probe=0)
+        scales = [float(p.detach().float().square().mean().sqrt()) or 1.0 for p in self._parameters.values()]
+        along = self._unflattened(signs * np.repeat(np.array(scales, dtype=self.dtype), self.sizes))
+        product = self._flattened(self._filled(self._seconds(first, along)))
+        del first
+        steps = dict(zip(self.names, along, strict=True))
+        differences = []
+        for step in STEPS:
+            ends = []
+            for sign in (1, -1):
+                with moved(self._parameters, steps, sign * step), preserved_rng(0):
+                    losses = sequence_losses(self._model, batch, loss=self._loss)
+                    ends.append(self._filled(gradients(losses, list(self._parameters.values()))))
+            slopes = [(after - before) / (2 * step) for after, before in zip(*ends, strict=True)]
+            differences.append(self._flattened(slopes, finite=False))
+        if (found := disagreement(product, differences, self.sizes)) is not None:
+            block, off = found
+            raise ValueError(
+                f"expected second derivatives that agree with differences of gradients, got {off:.0%} off in "
+                f"{self.names[block]!r}: a function inside the model has a wrong second derivative; run its plain form"
+            )
+
     def _gradients(
-        self, batch: Mapping[str, Tensor], where: str, first: int = 0
+        self, batch: Mapping[str, Any], where: str, first: int = 0
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """The losses of a batch, and the gradients of their sum as functions of the weights."""
-        with torch.enable_grad():
-            losses = sequence_losses(self._model, batch, loss=self._loss)
-            finite_losses(losses, where, first=first)
-            parameters = list(self._parameters.values())
-            return losses, torch.autograd.grad(losses.sum(), parameters, create_graph=True, allow_unused=True)
+        losses = sequence_losses(self._model, batch, loss=self._loss)
+        finite_losses(losses, where, first=first)
+        return losses, gradients(losses, list(self._parameters.values()), create_graph=True)
 
     def _seconds(
-        self, gradients: Sequence[Tensor | None], vector: Sequence[Tensor], *, keep: bool = False
+        self, first: Sequence[Tensor | None], vector: Sequence[Tensor], *, keep: bool = False
     ) -> Sequence[Tensor | None]:
         """The derivatives of gradient·vector; `keep` the graph for another vector."""
-        with torch.enable_grad():
-            product = sum(
-                (gradient * part).sum()
-                for gradient, part in zip(gradients, vector, strict=True)
-                if gradient is not None and gradient.requires_grad
-            )
-            if not isinstance(product, Tensor):  # a loss that is linear in the weights
-                return [None] * len(vector)
-            return torch.autograd.grad(product, list(self._parameters.values()), allow_unused=True, retain_graph=keep)
+        terms = [
+            (gradient * part).sum()
+            for gradient, part in zip(first, vector, strict=True)
+            if gradient is not None and gradient.requires_grad
+        ]
+        if not terms:  # a loss that is linear in the weights
+            return [None] * len(vector)
+        return gradients(sum(terms[1:], terms[0]), list(self._parameters.values()), retain_graph=keep)
+
+    def _filled(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
+        return [
+            torch.zeros_like(p) if t is None else t for t, p in zip(tensors, self._parameters.values(), strict=True)
+        ]
 
     def _blocks(self, vector: np.ndarray) -> list[np.ndarray]:
         return np.split(vector, np.cumsum(self.sizes)[:-1])
@@ -225,14 +278,19 @@ class Hessian:
                 out.append(whole)
         return out
 
-    def _flattened(self, tensors: Sequence[Tensor]) -> np.ndarray:
+    def _flattened(self, tensors: Sequence[Tensor], *, finite: bool = True) -> np.ndarray:
         out = np.empty(self.shape[0], dtype=self.dtype)
         for block, tensor, name in zip(self._blocks(out), tensors, self.names, strict=True):
             values = tensor[self._chosen[name]] if name in self._chosen else tensor.reshape(-1)
-            if not bool(torch.isfinite(values).all()):
+            if finite and not bool(torch.isfinite(values).all()):
+                half = tensor.dtype in (torch.float16, torch.bfloat16)
                 raise ValueError(
                     f"the derivative of the loss (first or second) by {name!r} is not finite although the losses are; "
-                    "look for a square root or a division at 0, or for padding that attends to nothing"
+                    + (
+                        f"{str(tensor.dtype).removeprefix('torch.')} overflows: take the weights as model.float()"
+                        if half
+                        else "look for a square root or a division at 0, or for padding that attends to nothing"
+                    )
                 )
             block[:] = values.detach().to("cpu", torch.float64 if self.dtype == np.float64 else torch.float32).numpy()
         return out

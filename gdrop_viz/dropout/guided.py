@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from gdrop_viz.base.checks import few, one_of
 from gdrop_viz.dropout.schedule import DropoutSchedule
-from gdrop_viz.models.backbone import Backbone, backbone_of, plain_name
+from gdrop_viz.models.backbone import Backbone, backbone_of, plain_name, unwrapped
 from gdrop_viz.sites.rates import between, bounds
 from gdrop_viz.sites.sites import DropoutSite, dropout_sites, scheduled_sites
 
@@ -33,7 +34,9 @@ def guided_dropout(
 
     With `n` sites ordered by score, rank 0 the least informative, the rate of the site with rank `r` is
     `upper - (upper - lower) r / (n - 1)` (arXiv 2406.14005, eqs. 9-10): inclusive at both ends, ties in execution
-    order. With `scale="log"` the rate is linear in the logarithm of the score instead of its rank.
+    order; a lone site gets `upper`. With `scale="log"` the rate is linear in the logarithm of the score instead of its
+    rank. A site that follows no parameter with a score (one of computed position encodings) has no place in the order:
+    it is left out, with a warning, and keeps its rate.
 
     Parameters
     ----------
@@ -54,7 +57,13 @@ def guided_dropout(
 
     Returns
     -------
-    The schedule, with the score and the position of every site.
+    The schedule, with the score and the position of every site that it sets.
+
+    Warns
+    -----
+    UserWarning
+        If a site is left out, if there is one site only, or if the model has no dropout but that of its attention
+        probabilities, at rate 0.
 
     Raises
     ------
@@ -78,7 +87,10 @@ def guided_dropout(
         )
     body = backbone_of(model)
     sites = tuple(dropout_sites(model, batch=batch))
-    scores = _site_scores(body, scheduled_sites(sites, model), fisher.means, weighting)
+    chosen = scheduled_sites(sites, model)
+    scores = _site_scores(body, chosen, fisher.means, weighting)
+    for remark in _remarks(model, chosen, scores, upper):
+        warnings.warn(remark, stacklevel=2)
     positions = _rank_positions(scores) if scale == "rank" else _log_positions(scores)
     return DropoutSchedule(
         between(lower, upper, positions),
@@ -89,6 +101,24 @@ def guided_dropout(
         upper=upper,
         positions=positions,
     )
+
+
+def _remarks(model: nn.Module, sites: list[DropoutSite], scores: Mapping[str, float], upper: float) -> Iterator[str]:
+    """What a reader must know of the sites of this model, one line each."""
+    kind = type(unwrapped(model)).__name__
+    left = [site.name for site in sites if site.name not in scores]
+    if left:
+        yield (
+            f"left out: {few(left)}; no parameter with a Fisher score feeds these sites of {kind}, so nothing orders "
+            "them, and they keep their rates"
+        )
+    if len(scores) == 1:
+        yield f"{kind} has one site to order, {next(iter(scores))}, so the guided rate is the upper bound, {upper:g}"
+    if all(site.kind == "attention probabilities" and site.rate == 0 for site in sites):
+        yield (
+            f"{kind} has no dropout but that of its attention probabilities, now at rate 0: the schedule sets these "
+            f"{len(sites)} sites, and no embedding, attention output or feed-forward layer is dropped"
+        )
 
 
 def _rank_positions(scores: dict[str, float]) -> dict[str, float]:
@@ -109,7 +139,7 @@ def _log_positions(scores: dict[str, float]) -> dict[str, float]:
 
 
 def _site_scores(body: Backbone, sites: list[DropoutSite], means: Any, weighting: str) -> dict[str, float]:
-    """Average the tensors' means over each site, in execution order of the sites."""
+    """Average the tensors' means over each site that follows some, in execution order of the sites."""
     given = {plain_name(str(name)).removeprefix("base_model.model."): float(mean) for name, mean in means.items()}
     bad = [name for name, mean in given.items() if not mean >= 0 or math.isinf(mean)]
     if bad:
@@ -141,10 +171,14 @@ def _site_scores(body: Backbone, sites: list[DropoutSite], means: Any, weighting
     for site in sites:
         names = [name for name in site.parameters if name in found]
         if not names:
-            raise ValueError(f"expected a Fisher score for some parameter of site {site.name}, got none")
+            continue
         weights = [parameters[name].numel() if weighting == "element" else 1 for name in names]
         total = math.fsum(weight * found[name] for weight, name in zip(weights, names, strict=True))
         scores[site.name] = total / sum(weights)
+    if not scores:
+        raise ValueError(
+            f"expected a dropout site that follows a parameter with a Fisher score, got {len(sites)} without"
+        )
     return scores
 
 

@@ -41,7 +41,8 @@ class DropoutSchedule:
     kind
         "guided", "uniform", "reversed", ... (free text).
     sites
-        All sites of the model it was made for, also those that no schedule sets (in the head, or without a control).
+        All sites of the model it was made for, also those that it leaves alone: in the head, without a control, or
+        without a parameter to follow.
     scores
         Fisher score of each site, None without one.
     lower, upper
@@ -204,7 +205,8 @@ class DropoutSchedule:
         present = {place.site.name: place for place in located}
         names = [name for name in self.rates if name in present]
         absent = [name for name in self.rates if name not in present]
-        unset = [name for name, place in present.items() if place.site.scheduled and name not in self.rates]
+        known = {*self.rates, *(site.name for site in self.sites)}  # a site without a rate was left out on purpose
+        unset = [name for name, place in present.items() if place.site.scheduled and name not in known]
         # an encoder made from an encoder-decoder takes its part of the schedule
         other_stacks = all(not hasattr(base, name.partition(".")[0]) for name in absent)
         if unset or not names or not other_stacks:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gdrop_viz.base.digest import digest
+from gdrop_viz.base.locks import model_lock
 from gdrop_viz.base.state import preserved_rng
 from gdrop_viz.models.anatomy import place_of
 from gdrop_viz.models.backbone import backbone_of
@@ -55,7 +56,8 @@ def build_classifier(lm: Pretrained, task: Task, *, seed: int = 0) -> nn.Module:
                 f"transformers has no sequence classifier for model type {config.model_type!r}; fine-tune it in your "
                 "own loop with schedule.apply(model)"
             ) from error
-    _copy_backbone(lm.model, classifier)
+    with model_lock(lm.model):
+        _copy_backbone(lm.model, classifier)
     return classifier
 
 
@@ -76,7 +78,8 @@ def pretrained_digest(lm: Pretrained) -> str:
     >>> len(pretrained_digest(lm))  # doctest: +SKIP
     64
     """
-    return digest(config_of(lm.model), _backbone_state(lm.model), tokenizer_digest(lm.tokenizer))
+    with model_lock(lm.model):
+        return digest(config_of(lm.model), _backbone_state(lm.model), tokenizer_digest(lm.tokenizer))
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from gdrop_viz.base.checks import finite_losses, finite_weights
+from gdrop_viz.base.locks import Hold, model_lock
 from gdrop_viz.base.state import preserved_modes, preserved_rng
 from gdrop_viz.models.devices import check_weights_present, on_device_of
-from gdrop_viz.models.losses import Loss, sequence_losses
+from gdrop_viz.models.losses import Loss, checked_batches, sequence_losses
 from gdrop_viz.perturbation.directions import Direction, working_dtype
 
 Batch = Mapping[str, Tensor]
 Planes = Mapping[str, Sequence[Direction]]
+# of two forwards on a GPU whose sums have no fixed order; relative
+_ROUNDING = 1e-5
+
 Metric = Callable[[nn.Module, Sequence[Batch]], float]
 
 
@@ -51,6 +55,7 @@ class MovedWeights:
     @torch.no_grad()
     def move(self, plane: str, coefficients: Sequence[float]) -> None:
         """Set θ + Σ cᵢ dᵢ; where all coefficients are 0, the untouched weights."""
+        torch.clear_autocast_cache()  # inside autocast: weights that were cast at the last point
         steps = [(c, d.vectors) for c, d in zip(coefficients, self._planes[plane], strict=True) if c != 0]
         names = {name for _, vectors in steps for name in vectors}
         self._restore(self._away - names)
@@ -72,6 +77,8 @@ class MovedWeights:
 
     def restore(self) -> None:
         """Put all weights back."""
+        if self._away:
+            torch.clear_autocast_cache()
         self._restore(self._away)
 
     @torch.no_grad()
@@ -90,6 +97,7 @@ class PointEvaluator:
     loss: Loss | None
     metrics: Mapping[str, Metric]
     weights: MovedWeights
+    hold: Hold
 
     def __call__(
         self, plane: str, coefficients: Sequence[float], stopping: Callable[[], bool] = lambda: False
@@ -98,18 +106,24 @@ class PointEvaluator:
 
         Raises ValueError if a loss at the model's own weights is not finite: nothing can be held against it.
         """
-        self.weights.move(plane, coefficients)
-        losses = []
-        with torch.no_grad():
-            for number, batch in enumerate(self.batches):
-                if stopping():
-                    raise Stopped
-                found = sequence_losses(self.model, batch, loss=self.loss).double()
-                if not any(coefficients):
-                    finite_losses(found, f"batch {number}")
-                losses.append(found)
-        metrics = {name: float(metric(self.model, self.batches)) for name, metric in self.metrics.items()}
+        with preserved_rng():
+            self.weights.move(plane, coefficients)
+            losses = []
+            with torch.no_grad():
+                for number, batch in enumerate(self.batches):
+                    if stopping():
+                        raise Stopped
+                    found = sequence_losses(self.model, batch, loss=self.loss).double()
+                    if not any(coefficients):
+                        finite_losses(found, f"batch {number}")
+                    losses.append(found)
+            metrics = {name: float(metric(self.model, self.batches)) for name, metric in self.metrics.items()}
         return PointValue(torch.cat(losses).cpu().numpy(), metrics)
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether another thread waits for the model: leave `evaluating` for a moment, and enter it again."""
+        return self.hold.waited_for
 
 
 @contextmanager
@@ -121,22 +135,33 @@ def evaluating(
     metrics: Mapping[str, Metric] | None = None,
 ) -> Iterator[PointEvaluator]:
     """A context with a `PointEvaluator`, inside which the weights may be moved; afterwards all is as it was."""
-    batches = [on_device_of(model, batch) for batch in batches]  # once, not at every point
     # the grad mode too: an interrupt may strike between the end of a no_grad block and its exit
-    with torch.set_grad_enabled(torch.is_grad_enabled()), preserved_modes(model), preserved_rng():
-        if loss is None:
-            # finds the head (and bad batches) at the trained weights, whatever the first point is
-            first = {name: value[:1] for name, value in batches[0].items()}
-            with torch.no_grad():
-                sequence_losses(model, first)
+    with model_lock(model) as hold, torch.set_grad_enabled(torch.is_grad_enabled()), preserved_modes(model):
+        batches = [on_device_of(model, batch) for batch in batches]  # once, not at every point
+        _check_repeatable(model, batches[0], loss)
         weights = MovedWeights(model, planes)
         try:
             try:
-                yield PointEvaluator(model, batches, loss, metrics or {}, weights)
+                yield PointEvaluator(model, batches, loss, metrics or {}, weights, hold)
             finally:
                 weights.restore()
         finally:
             weights.restore()  # does nothing, unless an interrupt has cut the first one short
+
+
+def _check_repeatable(model: nn.Module, batch: Batch, loss: Loss | None) -> None:
+    """Raise ValueError if a second forward gives other losses: differences between points would be those of chance.
+
+    Before any move, it also finds the head, and what is wrong with the batch.
+    """
+    with torch.no_grad(), preserved_rng():
+        first, second = (sequence_losses(model, batch, loss=loss) for _ in range(2))
+    if not torch.allclose(first, second, rtol=_ROUNDING, atol=0, equal_nan=True):
+        a, b = float(first.double().mean()), float(second.double().mean())
+        raise ValueError(
+            f"expected a model that gives the same loss twice in eval mode, got {a:.6g} and {b:.6g} for one batch; "
+            "look for dropout that does not ask model.training, or for noise of its own, and switch it off"
+        )
 
 
 def evaluating_in_worker(*arguments: Any) -> Callable[[str, Sequence[float]], PointValue]:
@@ -150,7 +175,9 @@ def evaluating_in_worker(*arguments: Any) -> Callable[[str, Sequence[float]], Po
     return point
 
 
-def checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics: Mapping[str, Any]) -> list[Batch]:
+def checked(
+    model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics: Mapping[str, Any], loss: Loss | None
+) -> list[Batch]:
     """Return the batches as a list, or raise what is wrong with any argument before anything is computed."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}; pass lm.model")
@@ -184,8 +211,5 @@ def checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics:
             )
         if not isinstance(name, str) or "/" in name or name in ("x", "y", "loss", "standard_error", "evaluated"):
             raise ValueError(f"expected names of metrics that are free and without '/', got {name!r}; choose another")
-    kept = [batches] if isinstance(batches, Mapping) else list(batches)
-    if not kept or not all(isinstance(batch, Mapping) for batch in kept):
-        came = f"a sequence with {type(kept[0]).__name__}" if kept else "none"
-        raise ValueError(f"expected at least one batch (a dict of tensors), got {came}; see pretraining_batches")
+    kept = checked_batches(model, batches, loss=loss)
     return [{name: value for name, value in batch.items() if isinstance(value, Tensor)} for batch in kept]

@@ -7,6 +7,7 @@ import numbers
 import os
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from torch import nn
 from gdrop_viz.base.digest import digest
 from gdrop_viz.base.files import exclusive
 from gdrop_viz.base.interrupts import interruptible
+from gdrop_viz.base.locks import model_lock
 from gdrop_viz.base.parallel import Job, check_executor, packed, results
 from gdrop_viz.base.progress import progress_bar
 from gdrop_viz.landscape.evaluation import (
@@ -213,7 +215,7 @@ class _Sweep:
         self.model, self.planes, self.loss, self.version = model, planes, loss, version
         self.progress, self.executor, self.on_point, self.stop = progress, executor, on_point, stop
         self.metrics = dict(metrics or {})
-        self.batches = checked(model, batches, planes, self.metrics)
+        self.batches = checked(model, batches, planes, self.metrics, loss)
         if executor is not None:
             check_executor(executor)
         if extent is None:
@@ -231,7 +233,8 @@ class _Sweep:
             for path in paths.values():
                 stack.enter_context(exclusive(path))
             if paths:
-                common = fingerprint(self.model, self.batches, self.axes, self.metrics, self.loss, self.version)
+                with model_lock(self.model):
+                    common = fingerprint(self.model, self.batches, self.axes, self.metrics, self.loss, self.version)
                 for label, path in paths.items():
                     self.surfaces[label].attach(path, {**common, "directions": of_directions(self.planes[label])})
                     stack.callback(self.surfaces[label].close)
@@ -279,17 +282,23 @@ class _Sweep:
         if not jobs:
             return
         if self.executor is not None:
-            payload = packed((evaluating_in_worker, arguments), "a model, batches, loss and metrics")
+            with model_lock(self.model):
+                payload = packed((evaluating_in_worker, arguments), "a model, batches, loss and metrics")
             yield from results(self.executor, payload, jobs, stopping=stopping)
             return
-        with evaluating(*arguments) as evaluate:
-            for job in jobs:
-                label, coefficients = job.arguments
-                try:
-                    value = evaluate(label, coefficients, stopping)
-                except Stopped:
-                    return
-                yield job.key, value
+        waiting = deque(jobs)
+        while waiting:
+            with evaluating(*arguments) as evaluate:
+                while waiting:
+                    job = waiting.popleft()
+                    label, coefficients = job.arguments
+                    try:
+                        value = evaluate(label, coefficients, stopping)
+                    except Stopped:
+                        return
+                    yield job.key, value
+                    if evaluate.waited_for:
+                        break  # the model is itself again while another thread has it
 
     def _metadata(self, label: str, batches: Sequence[Batch]) -> dict[str, Any]:
         config = getattr(self.model, "config", None)
@@ -306,7 +315,7 @@ class _Sweep:
             "inner_products": [[a.dot(b) for b in directions] for a in directions],
             "n_sequences": self.n_sequences,
             "text": text if isinstance(text, str) else digest(self.batches),
-            "unit": loss_unit(self.batches[0], loss=self.loss),
+            "unit": loss_unit(self.batches[0], loss=self.loss, model=self.model),
         }
 
 

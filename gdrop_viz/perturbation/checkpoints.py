@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from gdrop_viz.base.saved import DamagedFile
+from gdrop_viz.models.backbone import undistributed
 from gdrop_viz.models.checksums import verify
 
 
@@ -18,7 +19,7 @@ def weights_of(checkpoint: nn.Module | Mapping[str, Tensor] | str | os.PathLike[
     FileNotFoundError or DamagedFile (a ValueError) if there is no sound one at the path.
     """
     if isinstance(checkpoint, nn.Module):
-        return dict(checkpoint.named_parameters())
+        return dict(undistributed(checkpoint).named_parameters())
     if isinstance(checkpoint, Mapping):
         return checkpoint
     if isinstance(checkpoint, (str, os.PathLike)):

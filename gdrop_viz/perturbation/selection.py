@@ -14,6 +14,9 @@ from gdrop_viz.base.checks import instance, module, one_of
 from gdrop_viz.base.order_statistics import largest
 from gdrop_viz.base.saved import Saved
 from gdrop_viz.models.anatomy import place_of
+from gdrop_viz.models.backbone import undistributed
+from gdrop_viz.models.devices import check_weights_present
+from gdrop_viz.models.differentiation import differentiable
 from gdrop_viz.perturbation.masks import RandomKeys, Shape, Shapes, count_of, known, size_of, whole_mask
 
 if TYPE_CHECKING:
@@ -195,7 +198,8 @@ class Selection(Saved):
                 row["share_of_fisher"], row["fisher_total"] = _fisher_sums(fisher, name, mask, shape)
             rows.append((name, row))
         if model is not None:
-            parameters = dict(model.named_parameters())
+            check_weights_present(model)
+            parameters = dict(undistributed(module(model)).named_parameters())
             for name, row in rows:
                 if name not in parameters:
                     raise ValueError(f"expected a model with the parameter {name!r}, got one without it")
@@ -261,11 +265,12 @@ class Selection(Saved):
 
 
 def shapes_of(model: nn.Module | Fisher | Selection) -> dict[str, tuple[int, ...] | None]:
-    """Return parameter name -> shape of a model's floating-point parameters (tied ones once), a Fisher, a Selection."""
+    """Return parameter name -> shape of a model's parameters with gradients (tied ones once), a Fisher, a Selection."""
     shapes = getattr(model, "shapes", None)
     if not isinstance(model, nn.Module) and isinstance(shapes, Mapping):
         return {name: None if shape is None else tuple(shape) for name, shape in shapes.items()}
-    return {name: tuple(p.shape) for name, p in module(model).named_parameters() if p.is_floating_point()}
+    parameters = undistributed(module(model)).named_parameters()
+    return {name: tuple(parameter.shape) for name, parameter in parameters if differentiable(parameter)}
 
 
 def grouping(by: str) -> Callable[[str], str]:

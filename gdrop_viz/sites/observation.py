@@ -7,6 +7,7 @@ of the calls tell what was computed before what.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import sys
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gdrop_viz.base.state import preserved_modes, preserved_rng
+from gdrop_viz.sites.alternatives import Alternatives
 from gdrop_viz.sites.calls import OWN_MASK, DropoutCall, Observation, Origin, ParameterUse, Running
 from gdrop_viz.sites.dummy import dummy_batches
 
@@ -82,6 +84,7 @@ class _Observer(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.seen = Observation()
+        self.alternatives = Alternatives(model)
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.stack: list[Running] = []
         self.counts: list[Counter[str]] = []
@@ -90,15 +93,20 @@ class _Observer(TorchFunctionMode):
         self.time = 0
         self.functions = {getattr(module, name): (name, signature) for module, name, signature in _FUNCTIONS}
 
-    def enter(self, path: str) -> None:
+    def enter(self, path: str, args: tuple, kwargs: dict[str, Any]) -> None:
         self.invocations += 1
-        self.stack.append(Running(path, self.invocations))
+        running = Running(path, self.invocations)
+        if self.stack:
+            inputs = self.origin((*args, *kwargs.values())).all
+            self.alternatives.entered(running, self.stack[-1], args, kwargs, inputs)
+        self.stack.append(running)
         self.counts.append(Counter())
         self.drew.append(False)
 
     def leave(self, module: nn.Module, inputs: tuple, output: Any) -> None:
         if self.drew[-1] and _could_be_dropout(module, inputs, output):
             self.record(OWN_MASK, math.nan, self.origin(inputs), _holds_probabilities(inputs[0]))
+        self.alternatives.run_missed(self.stack[-1], self.seen)
         self.stack.pop()
         self.counts.pop()
         self.drew.pop()
@@ -207,12 +215,17 @@ def _holds_probabilities(x: Tensor) -> bool:
     return bool((x >= 0).all() and (whole | part).all() and (totals > 0).any())
 
 
+def _enter(observer: _Observer, path: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    observer.enter(path, args, kwargs)
+
+
 @contextmanager
 def _module_stack(model: nn.Module, observer: _Observer) -> Iterator[None]:
     handles = []
     try:
         for path, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(lambda *_, path=path: observer.enter(path), prepend=True))
+            enter = functools.partial(_enter, observer, path)
+            handles.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
             handles.append(module.register_forward_hook(observer.leave))
         yield
     finally:
@@ -255,12 +268,19 @@ def _opaque_attention(observer: _Observer) -> Iterator[None]:
 
 @contextmanager
 def _preserved_buffers(model: nn.Module) -> Iterator[None]:
-    """Running statistics move in training mode; give them back."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    """Give every buffer its tensor and its values back.
+
+    Running statistics move in training mode, and some models put a new tensor in a buffer's place (I-BERT).
+    """
+    before = [(module, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
     finally:
-        for buffer, value in before:
+        for module, buffers in before:
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        for buffer, value in values:
             buffer.copy_(value)
 
 

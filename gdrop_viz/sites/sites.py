@@ -85,7 +85,8 @@ def dropout_sites(model: nn.Module, *, batch: Mapping[str, Any] | None = None) -
 
     The forward is observed, twice, on a tiny dummy batch (or on `batch`, keyword arguments of the forward): once as
     the model is, once with every candidate attribute set to a rate of its own, which shows what controls each call.
-    Sites with rate zero are found too. The model and all random generators are left as they were.
+    Sites with rate zero are found too, and so are those in experts that no token reached: such a module runs on what a
+    sibling of the same make was given. The model and all random generators are left as they were.
 
     Grouping follows the paper (arXiv 2406.14005): a site's parameters are those of the module that owns the dropout.
     Where an owner has several sites, a parameter belongs to the first of them that is applied after it; what follows
@@ -147,8 +148,8 @@ def scheduled_sites(sites: Iterable[DropoutSite], model: nn.Module) -> list[Drop
     if not chosen:
         named = f"only {few([site.name for site in sites])}" if sites else "none"
         raise ValueError(
-            f"expected a model whose body has dropout sites, got {type(model).__name__} with {named}; "
-            "load the model with dropout rates in its configuration"
+            f"expected a model whose body has dropout sites, got {type(model).__name__} with {named}; its code calls "
+            "no dropout that could be set, so add nn.Dropout modules to it or take another model"
         )
     return chosen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 
 import pytest
 import torch
@@ -249,7 +250,7 @@ def test_save_and_load(tmp_path, guided):
     guided.save(path)
     assert DropoutSchedule.load(path) == guided
     assert json.loads(path.read_text())["rates"] == guided.rates
-    with pytest.raises(FileNotFoundError, match="expected a dropout schedule at"):
+    with pytest.raises(FileNotFoundError, match="expected a dropout schedule, got"):
         DropoutSchedule.load(tmp_path / "none.json")
     path.write_text("{")
     with pytest.raises(ValueError, match="is not a dropout schedule"):
@@ -361,6 +362,72 @@ def test_scores_of_another_model_are_refused(bert):
 def test_models_without_sites_are_refused():
     with pytest.raises(ValueError, match="expected a model whose body has dropout sites, got Linear with none"):
         uniform_dropout(nn.Linear(2, 2), batch={"input": torch.ones(1, 2)})
+
+
+def funnel() -> tuple[nn.Module, set[str]]:
+    """Its position encodings are computed, and dropped."""
+    import transformers
+
+    config = transformers.FunnelConfig(
+        vocab_size=72, d_model=16, n_head=2, d_head=8, d_inner=24, block_sizes=[1, 1], num_decoder_layers=1
+    )
+    stacks = [
+        f"{stack}.attention_structure.{part}_dropout" for stack in ("encoder", "decoder") for part in ("sin", "cos")
+    ]
+    return transformers.FunnelForMaskedLM(config).eval(), set(stacks)
+
+
+class Sinusoids(nn.Module):
+    """Its first dropout follows a frozen table alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions, self.embed = nn.Embedding(8, 4), nn.Embedding(8, 4)
+        self.positions.weight.requires_grad_(False)
+        self.drop, self.linear, self.out = nn.Dropout(0.1), nn.Linear(4, 4), nn.Dropout(0.1)
+
+    def forward(self, input_ids, **_):
+        return self.out(self.linear(self.drop(self.positions(input_ids)) + self.embed(input_ids)))
+
+
+@pytest.mark.parametrize("make", [funnel, lambda: (Sinusoids(), {"drop"})])
+def test_sites_that_follow_no_score_are_left_out_of_the_order_with_a_word(make):
+    with torch.random.fork_rng(devices=[]):
+        model, without = make()
+    fisher = made_up_fisher(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    fisher = Fisher.from_means({name: score for name, score in fisher.means.items() if name in trained})
+    with pytest.warns(UserWarning, match=r"left out: .*; no parameter with a Fisher score feeds these sites"):
+        schedule = guided_dropout(model, fisher, lower=0.2, upper=0.4)
+    everywhere = uniform_dropout(model, 0.3)
+    assert everywhere.rates.keys() - schedule.rates.keys() == without
+    assert schedule.scores.keys() == schedule.rates.keys()
+    with schedule.applied(model):
+        assert measured_dropout(model) == {**dict.fromkeys(without, 0.1), **schedule.rates}
+    with everywhere.applied(model):
+        assert set(measured_dropout(model).values()) == {0.3}
+
+
+def test_a_lone_site_gets_the_upper_bound_with_a_word():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    with pytest.warns(UserWarning, match=r"Sequential has one site to order, 1, .* the upper bound, 0\.3"):
+        schedule = guided_dropout(net, made_up_fisher(net), 0.1, 0.3, batch={"input": torch.ones(1, 2)})
+    assert schedule.rates == {"1": 0.3}
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen2"])
+def test_a_model_without_dropout_but_at_its_attention_says_what_a_schedule_means(name):
+    model = build(name, dropout=0.0).model
+    with pytest.warns(UserWarning, match=r"has no dropout but .* attention probabilities, .* these 2 sites"):
+        schedule = guided_dropout(model, made_up_fisher(model))
+    with schedule.applied(model):
+        assert measured_dropout(model) == schedule.rates
+
+
+def test_usual_models_get_no_warning(bert):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guided_dropout(bert.model, made_up_fisher(bert.model))
 
 
 def test_frozen_tables_need_no_score():
