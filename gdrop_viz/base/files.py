@@ -7,6 +7,7 @@ import glob
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,10 @@ _WHY = {
     errno.EPERM: "permission is denied: choose another path or change the folder's permissions",
     errno.EIO: "the device reports an error: check the disk or choose another path",
 }
+
+# what a file system answers that cannot lock files
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+_UNTOUCHED = "what lay there before is untouched"
 
 
 @contextmanager
@@ -49,22 +54,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise IsADirectoryError(f"expected the name of a file to write, but {str(path)!r} is a folder; name a file")
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        _sync(temporary)
-        # mkstemp makes private files; results are ordinary files, as `open` would have made them
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except Exception as error:
-        if (number := _errno_of(error)) is None:
-            raise
-        raise unwritable(path, number) from error
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            _sync(temporary)
+            # mkstemp makes private files; results are ordinary files, as `open` would have made them
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         if temporary is not None:
             with suppress(OSError):
@@ -95,9 +97,15 @@ def check_readable(path: str | os.PathLike[str], expected: str, remedy: str) -> 
         ) from error
 
 
-def unwritable(path: str | os.PathLike[str], number: int) -> OSError:
-    """The error that says why `path` cannot be written, by the system's error number, and what to do."""
-    return OSError(number, f"could not write {os.fspath(path)!r}: {_WHY[number]}; what lay there before is untouched")
+@contextmanager
+def write_errors(path: str | os.PathLike[str], kept: str = _UNTOUCHED) -> Iterator[None]:
+    """Turn what the system says inside about writing `path` into one line with the remedy, and with what is `kept`."""
+    try:
+        yield
+    except Exception as error:
+        if (number := _errno_of(error)) is None:
+            raise
+        raise OSError(number, f"could not write {os.fspath(path)!r}: {_WHY[number]}; {kept}") from error
 
 
 @contextmanager
@@ -125,18 +133,22 @@ def exclusive(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator
     path = Path(path).absolute()
     home, name = (path, "*.json") if folder else (path.parent, glob.escape(path.name))
     file = home / (".gdrop_viz.lock" if folder else f".{path.name}.lock")
-    try:
+    with write_errors(path):
         home.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise RuntimeError(
-            f"{str(path)!r} is being written by another run; wait for its end, stop it, or choose another path"
-        ) from None
-    except OSError as error:
-        if error.errno not in _WHY:
-            raise
-        raise unwritable(path, error.errno) from error
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RuntimeError(
+                f"{str(path)!r} is being written by another run; wait for its end, stop it, or choose another path"
+            ) from None
+        except (OSError, NotImplementedError) as error:  # the second is filelock's word for it
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            warnings.warn(
+                f"the file system of {str(home)!r} cannot lock files: see to it that no other run writes {path.name!r}",
+                stacklevel=3,
+            )
     try:
         for left in home.glob(f".{name}.????????{Path(name).suffix}"):  # of a run that was killed: see atomic_path
             left.unlink(missing_ok=True)

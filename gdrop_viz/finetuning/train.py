@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from gdrop_viz.base.checks import finite_weights, instance
-from gdrop_viz.base.processes import n_processes, rank
+from gdrop_viz.base.processes import meet, n_processes, rank
 from gdrop_viz.base.state import preserved_rng, preserved_switches
 from gdrop_viz.finetuning.arms import Arm, ResolvedArm, resolve_arm
 from gdrop_viz.finetuning.classifier import build_classifier
@@ -62,15 +62,17 @@ def fine_tune(
     """Fine-tune a classifier on top of `lm` with the Hugging Face `Trainer` and return its scores as a tidy table.
 
     `lm.model` is not changed. The random generators are given back as they were. They belong to the process: runs in
-    several threads take turns, and another thread that draws from them meanwhile changes the dropout masks.
+    several threads take turns, and other calls of this package get them between two batches and give them back. Code of
+    your own that draws from them in another thread meanwhile changes the dropout masks.
 
     Parameters
     ----------
     lm, task
         The pretrained model and the labelled task.
     arm
-        A dropout rate for all sites, a `DropoutSchedule`, None (no dropout), `GaussianArm(rate)`,
-        `WeightDecayArm(...)` or a callable that prepares the classifier.
+        A dropout rate for all sites, a `DropoutSchedule`, None (no dropout), `GaussianArm(rate)`, `WeightDecayArm`,
+        `EWCArm`, `SparseArm`, `FrozenArm`, `MixoutArm`, or a callable that prepares the classifier. A callable may
+        have a method `callbacks(classifier)` that returns `transformers.TrainerCallback`s.
     seed
         Decides the subset, the data order, the first weights of the head, and the dropout masks.
     fraction
@@ -90,8 +92,8 @@ def fine_tune(
     DataFrame
         One row per scored epoch, split and metric: the columns arm, fraction, seed, epoch, split ("train",
         "validation" and the task's further validation sets), metric, value, seconds (since the run began). The train
-        split has only its mean loss in the epoch, with dropout on; the others have the loss and the task's metrics,
-        without.
+        split has only its mean loss in the epoch, with dropout on; the others have, without, the task's metrics, the
+        calibration error of a classifier, and the loss (the log-loss of a classifier, in nats).
 
     Raises
     ------
@@ -160,6 +162,7 @@ def run_rows(
             f"expected batch_size, which all {n_processes()} processes take together, as a multiple of their number, "
             f"got {hyperparameters.batch_size}"
         )
+    meet("fine_tune or compare")
     train = encode(lm, training_subset(task, fraction, seed), max_length=hyperparameters.max_length)
     # similar lengths side by side waste no padding; the metrics do not depend on the order
     validation = {
@@ -182,6 +185,7 @@ def run_rows(
 
             resolved = resolve_arm(arm, classifier)
             resolved.prepare(classifier)
+            callbacks = [] if resolved.callbacks is None else list(resolved.callbacks(classifier))
             try:
                 trainer, recorder = make_trainer(
                     classifier,
@@ -191,6 +195,7 @@ def run_rows(
                     PaddedBatches(lm, fixed_length=fixed, regression=task.kind == "regression"),
                     arguments=_training_arguments(hyperparameters, seed, scratch) | dict(resolved.training_arguments),
                     group_by_length=hyperparameters.group_by_length,
+                    callbacks=callbacks,
                     on_event=on_event,
                     stop=stop,
                 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gdrop_viz.base.files import atomic_path, unwritable
+from gdrop_viz.base.files import NO_LOCKS, atomic_path, check_readable, write_errors
 from gdrop_viz.base.saved import DamagedFile
 from gdrop_viz.landscape.surface_data import SurfaceData
 from gdrop_viz.landscape.surface_seal import (
@@ -163,7 +164,7 @@ class PointWriter:
     ) -> None:
         """Record one point."""
         at = index[0] if len(index) == 1 else index[1] * self._nx + index[0]
-        with _opened(self._path, "r+") as file:
+        with write_errors(self._path, "the points done before are kept"), _opened(self._path, "r+") as file:
             file["sequence_losses"][at] = losses
             for name, value in {"train_loss": mean, "standard_error": error}.items():
                 _put_flat(file[name], at, value)
@@ -177,11 +178,12 @@ class PointWriter:
 
     def sync(self) -> None:
         """Have the operating system write the file to the device."""
-        handle = os.open(self._path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with write_errors(self._path, "the points done before are kept"):
+            handle = os.open(self._path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
         self._synced = time.monotonic()
 
 
@@ -192,24 +194,37 @@ def _put_flat(data: Any, at: int, value: float) -> None:
 def _opened(path: str | os.PathLike[str], mode: str) -> Any:
     import h5py
 
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"expected a surface file, got {os.fspath(path)!r}, which does not exist")
-    deadline = time.monotonic() + _LOCK_SECONDS
+    check_readable(path, "expected a surface file", "name another file")
+    deadline, locking = time.monotonic() + _LOCK_SECONDS, None
     while True:
         try:
-            return h5py.File(path, mode)
-        except BlockingIOError:  # another program reads or writes a point at this moment
-            if time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"expected {os.fspath(path)!r} to be free, but another program has kept it open for "
-                    f"{_LOCK_SECONDS:g} seconds; close it there, the points done are kept"
-                ) from None
-            time.sleep(0.005)
+            return h5py.File(path, mode, locking=locking)
         except OSError as error:
-            if mode != "r" and not os.access(path, os.W_OK):
-                raise unwritable(path, errno.EACCES) from None
-            why = " ".join(str(error).split())[:200]
-            raise DamagedFile(f"expected a readable HDF5 surface, got {os.fspath(path)!r} ({why}); {_REMEDY}") from None
+            number = error.errno or _system_error(str(error))
+            if number == errno.EAGAIN:
+                # another program reads or writes a point at this moment
+                if time.monotonic() > deadline:
+                    raise RuntimeError(
+                        f"expected {os.fspath(path)!r} to be free, but another program has kept it open for "
+                        f"{_LOCK_SECONDS:g} seconds; close it there, the points done are kept"
+                    ) from None
+                time.sleep(0.005)
+            elif number in NO_LOCKS and locking is None:
+                locking = False  # `exclusive` has said that this file system has none
+            elif number is not None or (mode != "r" and not os.access(path, os.W_OK)):
+                text = f"could not open {os.fspath(path)!r} ({os.strerror(number or errno.EACCES)})"
+                raise OSError(number or errno.EACCES, f"{text}; the points done are kept") from None
+            else:
+                why = " ".join(str(error).split())[:200]
+                raise DamagedFile(
+                    f"expected a readable HDF5 surface, got {os.fspath(path)!r} ({why}); {_REMEDY}"
+                ) from None
+
+
+def _system_error(text: str) -> int | None:
+    """The system's error number in what HDF5 says."""
+    found = re.search(r"errno = (\d+)", text)
+    return int(found[1]) if found else None
 
 
 def _write_hdf5(surface: SurfaceData, path: Path) -> None:
