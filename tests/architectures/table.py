@@ -51,8 +51,8 @@ def written(rows: Sequence[dict[str, str]], n_pairs: int) -> str:
     clean = len(built) - len(wrong) - len(raw) - len(refused)
     counts = (
         f"{len(rows)} of {n_pairs} pairs of type and task were tried, {len(built)} could be built and gave a finite "
-        f"loss of their own: {clean} without remark, {len(refused)} with something refused in one line, {len(raw)} with an "
-        f"error from deep inside, {len(wrong)} with a number that is not right."
+        f"loss of their own: {clean} without remark, {len(refused)} with something refused in one line, "
+        f"{len(raw)} with an error from deep inside, {len(wrong)} with a number that is not right."
     )
     lines = [_line(row) for row in sorted(built, key=lambda row: (row["type"], row["task"]))]
     page = _HEAD.format(version=version("transformers"), counts=counts) + "\n".join(lines) + "\n"
