@@ -667,3 +667,11 @@ def test_an_error_from_deep_inside_is_one_line():
     weight = model.model.layers[0].mlp.up_proj.weight
     model.model.layers[0].mlp.up_proj.weight = nn.Parameter(weight.data.to(torch.int8), requires_grad=False)
     assert_refused(model, words(), "RuntimeError, expected m1 and m2 to have the same dtype")
+
+
+@pytest.mark.parametrize("name", ["Bert", "GPT2"])
+def test_a_look_at_a_model_is_the_same_inside_autocast(name):
+    case = build(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        checked_batches(case.model, [case.batch])
+        assert is_causal(case.model) == (case.objective == "clm")
