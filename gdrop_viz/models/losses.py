@@ -24,6 +24,7 @@ from gdrop_viz.models.determinism import check_determinism
 from gdrop_viz.models.devices import check_attention, check_weights_present, device_of, on_device_of
 from gdrop_viz.models.facts import facts_of
 from gdrop_viz.models.heads import Kind, kind_of, row_losses
+from gdrop_viz.models.independence import mixes_sequences, padding_rule
 from gdrop_viz.models.inputs import (
     accepted,
     decoder_inputs,
@@ -40,8 +41,6 @@ from gdrop_viz.models.own_loss import (
     check_label_shape,
     comparable,
     label_rule,
-    mixes_sequences,
-    padding_rule,
     readable,
     state_objective,
 )
