@@ -10,13 +10,18 @@ from gdrop_viz.finetuning.hyperparameters import Hyperparameters
 from gdrop_viz.finetuning.random_effects import random_effects, summarize_studies
 from gdrop_viz.finetuning.result import Comparison
 from gdrop_viz.finetuning.train import fine_tune
+from gdrop_viz.finetuning.weight_arms import EWCArm, FrozenArm, MixoutArm, SparseArm
 
 __all__ = [
     "Arm",
     "Comparison",
+    "EWCArm",
     "Event",
+    "FrozenArm",
     "GaussianArm",
     "Hyperparameters",
+    "MixoutArm",
+    "SparseArm",
     "WeightDecayArm",
     "build_classifier",
     "compare",

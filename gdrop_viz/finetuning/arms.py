@@ -7,15 +7,18 @@ the backbone: the dropout before the classifier head stays as the architecture h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from torch import nn
 
 from gdrop_viz.base.checks import number
 from gdrop_viz.base.digest import Undigestible, digest
 from gdrop_viz.dropout import DropoutSchedule, gaussian_dropout, uniform_dropout
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 Arm = Union[float, DropoutSchedule, None, Callable[[nn.Module], object], "WeightDecayArm"]
 
@@ -66,6 +69,29 @@ class WeightDecayArm:
         number(self.weight_decay, "weight_decay", least=0)
 
 
+class WeightArm:
+    """Base of arms that act on the weights, and may have any dropout: their field `dropout` is another arm."""
+
+    dropout: Any
+
+    def content(self) -> tuple[Any, ...]:
+        """Return what determines the arm beside its dropout."""
+        raise NotImplementedError
+
+    def prepare(self, classifier: nn.Module) -> None:
+        """Prepare `classifier`, whose dropout is set already."""
+        raise NotImplementedError
+
+    def callbacks(self, classifier: nn.Module) -> list[TrainerCallback]:
+        """Return callbacks for the training of `classifier`, which is prepared."""
+        return []
+
+    def __call__(self, model: nn.Module) -> None:
+        """Prepare `model`, its dropout included."""
+        resolve_arm(self.dropout, model).prepare(model)
+        self.prepare(model)
+
+
 @dataclass(frozen=True)
 class ResolvedArm:
     """What an arm is and does.
@@ -80,12 +106,15 @@ class ResolvedArm:
         Prepares a classifier before its training.
     training_arguments
         Arguments of `transformers.TrainingArguments` that it trains with instead of the common ones.
+    callbacks
+        Makes the `transformers.TrainerCallback`s of the training of a prepared classifier; None for none.
     """
 
     description: dict[str, Any]
     mean_rate: float
     prepare: Callable[[nn.Module], object] = field(repr=False)
     training_arguments: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Callable[[nn.Module], Sequence[TrainerCallback]] | None = field(default=None, repr=False)
 
 
 def resolve_arm(arm: Arm | ResolvedArm, classifier: nn.Module, *, version: str | None = None) -> ResolvedArm:
@@ -111,6 +140,12 @@ def resolve_arm(arm: Arm | ResolvedArm, classifier: nn.Module, *, version: str |
             description={**own, **dropout.description},
             training_arguments={**dropout.training_arguments, **own},
         )
+    if isinstance(arm, WeightArm):
+        dropout = resolve_arm(arm.dropout, classifier, version=version)
+        own_content = {type(arm).__name__: digest(arm.content())}
+        return replace(
+            dropout, description={**own_content, **dropout.description}, prepare=arm, callbacks=arm.callbacks
+        )
     if arm is None or (isinstance(arm, (int, float)) and not isinstance(arm, bool)):
         arm = uniform_dropout(classifier, number(arm or 0.0, "an arm's rate", least=0, below=1))
     if isinstance(arm, DropoutSchedule):
@@ -133,7 +168,17 @@ def resolve_arm(arm: Arm | ResolvedArm, classifier: nn.Module, *, version: str |
                 "name a version= and change it with the arm"
             ) from None
         content = f"version {version}"
-    return ResolvedArm({"callable": content, "name": _name_of(arm)}, math.nan, arm)
+    return ResolvedArm({"callable": content, "name": _name_of(arm)}, math.nan, arm, callbacks=_callbacks_of(arm))
+
+
+def _callbacks_of(arm: object) -> Callable[[nn.Module], Sequence[TrainerCallback]] | None:
+    callbacks = getattr(arm, "callbacks", None)
+    if callbacks is not None and not callable(callbacks):
+        raise TypeError(
+            f"expected an arm's callbacks as a method callbacks(classifier) that returns TrainerCallbacks, got "
+            f"{callbacks!r}"
+        )
+    return callbacks
 
 
 def _name_of(arm: Callable[[nn.Module], object]) -> str:

@@ -66,7 +66,9 @@ def compare(
         The pretrained model and the labelled task.
     arms
         Name -> dropout rate for all sites of the backbone, `DropoutSchedule`, None (no dropout), `GaussianArm(rate)`,
-        `WeightDecayArm(...)`, or a callable that prepares the classifier (called on a copy first, to check it).
+        `WeightDecayArm`, `EWCArm`, `SparseArm`, `FrozenArm`, `MixoutArm`, or a callable that prepares the classifier
+        (called on a copy first, to check it). A callable may have a method `callbacks(classifier)` that returns
+        `transformers.TrainerCallback`s.
     fractions
         Shares of the training data, in (0, 1]. The seed chooses which examples; smaller shares lie inside larger ones.
     seeds

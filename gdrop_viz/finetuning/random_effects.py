@@ -174,7 +174,8 @@ def summarize_studies(
     rows = []
     for name, result in studies.items():
         tests = result.paired(a, b, metric).set_index("fraction")
-        mean, low, high, std, n = tests.loc[share, ["mean", "low", "high", "std", "n"]].astype(float)
+        columns = ["mean", "low", "high", "std", "n"]
+        mean, low, high, std, n = tests.loc[share, columns].to_numpy(dtype=float)
         error = std / math.sqrt(n) if n > 1 else math.nan
         rows.append((name, metric or result.metric, mean, low, high, error, int(n)))
     table = pd.DataFrame(rows, columns=["study", "metric", "mean", "low", "high", "standard_error", "n"])

@@ -8,11 +8,13 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gdrop_viz.base.digest import digest
 from gdrop_viz.base.parallel import Job, check_executor, packed, results
 from gdrop_viz.finetuning.events import Event, StopSignal
 from gdrop_viz.finetuning.hyperparameters import Hyperparameters
@@ -24,12 +26,18 @@ if TYPE_CHECKING:
     from gdrop_viz.models.pretrained import Pretrained
     from gdrop_viz.text.tasks import Task
 
+_MOST_DEATHS = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class _StopFile:
     """A stop signal that reaches other processes: the file exists."""
 
     path: str
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.path).parent
 
     def is_set(self) -> bool:
         return Path(self.path).exists()
@@ -46,12 +54,42 @@ class _Runs:
     task: Task
     arms: Mapping[str, Any]
     hyperparameters: Hyperparameters
-    stop: StopSignal
+    stop: _StopFile
 
     def __call__(self, arm: str, seed: int, fraction: float) -> list[dict[str, Any]]:
         if self.stop.is_set():
             return []
-        return run_rows(self.lm, self.task, self.arms[arm], seed, fraction, self.hyperparameters, stop=self.stop)
+        with _survived(self.stop.folder, _name(arm, seed, fraction)):
+            return run_rows(self.lm, self.task, self.arms[arm], seed, fraction, self.hyperparameters, stop=self.stop)
+
+
+@contextmanager
+def _survived(folder: Path, name: str) -> Iterator[None]:
+    """Leave a file in `folder` while a run is at work; raise RuntimeError if two workers have not come back from it.
+
+    Dask gives the run of a worker that died to another one, four times. That is right for a machine that is switched
+    off, once; an arm that ends its process would take all of its time again and again. Folders of other machines, which
+    do not exist here, are left alone.
+    """
+    if not folder.is_dir():
+        yield
+        return
+    stem = digest(name)[:20]
+    if len(list(folder.glob(f"{stem}-*"))) >= _MOST_DEATHS:
+        raise RuntimeError(
+            f"expected workers that live until the last run, but {_MOST_DEATHS} of them died in {name}; what was done "
+            "before is kept. Does the arm end its process, or was there too little memory?"
+        )
+    file = folder / f"{stem}-{uuid.uuid4().hex}"
+    file.touch()
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _name(arm: str, seed: int, fraction: float) -> str:
+    return f"arm {arm!r}, {percent(fraction)}, seed {seed}"
 
 
 def spread(
@@ -76,8 +114,7 @@ def spread(
     def jobs() -> Iterator[Job]:
         for run in tracker.unfinished():
             tracker.start(run)
-            name = f"arm {run.arm!r}, {percent(run.fraction)}, seed {run.seed}"
-            yield Job(run, name, (run.arm, run.seed, run.fraction))
+            yield Job(run, _name(run.arm, run.seed, run.fraction), (run.arm, run.seed, run.fraction))
 
     with tempfile.TemporaryDirectory() as folder:
         stop_file = _StopFile(str(Path(folder) / f"stop-{uuid.uuid4().hex}"))

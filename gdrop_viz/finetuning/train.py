@@ -70,8 +70,9 @@ def fine_tune(
     lm, task
         The pretrained model and the labelled task.
     arm
-        A dropout rate for all sites, a `DropoutSchedule`, None (no dropout), `GaussianArm(rate)`,
-        `WeightDecayArm(...)` or a callable that prepares the classifier.
+        A dropout rate for all sites, a `DropoutSchedule`, None (no dropout), `GaussianArm(rate)`, `WeightDecayArm`,
+        `EWCArm`, `SparseArm`, `FrozenArm`, `MixoutArm`, or a callable that prepares the classifier. A callable may
+        have a method `callbacks(classifier)` that returns `transformers.TrainerCallback`s.
     seed
         Decides the subset, the data order, the first weights of the head, and the dropout masks.
     fraction
@@ -91,8 +92,8 @@ def fine_tune(
     DataFrame
         One row per scored epoch, split and metric: the columns arm, fraction, seed, epoch, split ("train",
         "validation" and the task's further validation sets), metric, value, seconds (since the run began). The train
-        split has only its mean loss in the epoch, with dropout on; the others have the loss and the task's metrics,
-        without.
+        split has only its mean loss in the epoch, with dropout on; the others have, without, the task's metrics, the
+        calibration error of a classifier, and the loss (the log-loss of a classifier, in nats).
 
     Raises
     ------
@@ -184,6 +185,7 @@ def run_rows(
 
             resolved = resolve_arm(arm, classifier)
             resolved.prepare(classifier)
+            callbacks = [] if resolved.callbacks is None else list(resolved.callbacks(classifier))
             try:
                 trainer, recorder = make_trainer(
                     classifier,
@@ -193,6 +195,7 @@ def run_rows(
                     PaddedBatches(lm, fixed_length=fixed, regression=task.kind == "regression"),
                     arguments=_training_arguments(hyperparameters, seed, scratch) | dict(resolved.training_arguments),
                     group_by_length=hyperparameters.group_by_length,
+                    callbacks=callbacks,
                     on_event=on_event,
                     stop=stop,
                 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from gdrop_viz.base.locks import give_way
 from gdrop_viz.base.processes import n_processes, rank
+from gdrop_viz.finetuning.calibration import calibration_error
 from gdrop_viz.finetuning.events import Event, Listener, StopSignal
 from gdrop_viz.text.tasks import Task
 
@@ -197,6 +198,27 @@ class Recorder(TrainerCallback):
             raise Stopped
 
 
+class KeptElements(TrainerCallback):
+    """Gives some elements of parameters their first values again after each update.
+
+    Weight decay and momentum move elements whose gradient is zero, too.
+
+    Parameters
+    ----------
+    kept
+        (parameter, its first values, mask of the elements to keep) for each.
+    """
+
+    def __init__(self, kept: list[tuple[torch.nn.Parameter, torch.Tensor, torch.Tensor]]) -> None:
+        self.kept = kept
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        with torch.no_grad():
+            for parameter, first, mask in self.kept:
+                device = parameter.device
+                parameter.copy_(torch.where(mask.to(device), first.to(device), parameter))
+
+
 def make_trainer(
     classifier: torch.nn.Module,
     task: Task,
@@ -206,6 +228,7 @@ def make_trainer(
     *,
     arguments: dict[str, Any],
     group_by_length: bool,
+    callbacks: Sequence[TrainerCallback],
     on_event: Listener | None,
     stop: StopSignal | None,
 ) -> tuple[PairedTrainer, Recorder]:
@@ -216,10 +239,13 @@ def make_trainer(
         logits = np.asarray(outcome.predictions, dtype=np.float64)
         # of all rows together: the Trainer's is a mean of batches, which depends on how processes share them
         recorder.validation_loss = _mean_loss(task, torch.from_numpy(logits), torch.as_tensor(outcome.label_ids))
+        labels = np.asarray(outcome.label_ids)
         if np.isfinite(logits).all():
-            recorder.metrics = task.compute_metrics(logits, np.asarray(outcome.label_ids))
+            recorder.metrics = task.compute_metrics(logits, labels)
         else:
             recorder.metrics = dict.fromkeys(task.metrics, math.nan)  # the training has diverged
+        if task.kind == "classification":
+            recorder.metrics["calibration_error"] = calibration_error(logits, labels)
         return recorder.metrics
 
     settings = TrainingArguments(**arguments)
@@ -234,7 +260,7 @@ def make_trainer(
         compute_metrics=score,
         # encoder-decoders also return hidden states, which nobody needs to gather
         preprocess_logits_for_metrics=lambda logits, labels: logits[0] if isinstance(logits, tuple) else logits,
-        callbacks=[recorder],
+        callbacks=[recorder, *callbacks],
         group_by_length=group_by_length,
     )
     trainer.remove_callback(PrinterCallback)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 # metrics in [-1, 1] are read in points, as the papers print them; anything else in its own unit
-_IN_POINTS = ("accuracy", "f1", "matthews", "pearson", "spearman", "precision", "recall", "auc")
+_IN_POINTS = (
+    *("accuracy", "f1", "matthews", "pearson", "spearman", "precision", "recall", "auc", "calibration_error"),
+)
 _SMALLER_IS_BETTER = ("loss", "error", "mse", "mae")
 
 
 def in_points(metric: str) -> bool:
     """Return whether people read `metric` in points: times 100, as the papers print it.
 
-    >>> in_points("accuracy"), in_points("loss")
-    (True, False)
+    >>> in_points("accuracy"), in_points("calibration_error"), in_points("loss")
+    (True, True, False)
     """
     return metric.startswith(_IN_POINTS)
 
@@ -19,8 +21,8 @@ def in_points(metric: str) -> bool:
 def larger_is_better(metric: str) -> bool:
     """Return whether a larger value of `metric` is a better one.
 
-    >>> larger_is_better("accuracy"), larger_is_better("loss")
-    (True, False)
+    >>> larger_is_better("accuracy"), larger_is_better("calibration_error"), larger_is_better("loss")
+    (True, False, False)
     """
     return not metric.endswith(_SMALLER_IS_BETTER)
 

@@ -429,6 +429,19 @@ function render({ model, el }) {
     else readOut(neighbour(drawn.targets, current, move), true);
   });
 
+  // what the saved notebook keeps of this panel is hidden while the panel lives
+  const hidden = document.createElement("style");
+  const hide = () => { hidden.textContent = model.get("kept") ? `[data-gdv-kept="${CSS.escape(model.get("kept"))}"] { display: none; }` : ""; };
+  document.head.append(hidden);
+  hide();
+  model.on("change:kept", hide);
+  const tellItIsGone = () => {
+    const place = el.closest(".gdv-panel") ?? el;
+    if (place.querySelector(".gdv-gone")) return;
+    place.prepend(element("p", { class: "gdv-gone", role: "status" }, "The kernel of this panel has gone: run its cell again to bring it back."));
+  };
+  model.on("comm_live_update", tellItIsGone);
+
   const watched = ["content", "height", "relief", "angles"].map((name) => `change:${name}`);
   for (const name of watched) model.on(name, redraw);
   model.on("change:cursor", showCursor);
@@ -437,6 +450,9 @@ function render({ model, el }) {
   redraw();
   return () => {
     observer.disconnect();
+    hidden.remove();
+    model.off("change:kept", hide);
+    model.off("comm_live_update", tellItIsGone);
     for (const name of watched) model.off(name, redraw);
     model.off("change:cursor", showCursor);
   };

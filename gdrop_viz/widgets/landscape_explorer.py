@@ -81,6 +81,11 @@ class LandscapeExplorer(RunPanel):
         self._build()
         self._connect()
         self._show()
+        self.guarded(self.offer_to_take_over)()
+
+    def folder(self) -> Path:
+        """Where the surfaces are kept."""
+        return self.state.folder
 
     # ---- controls ----------------------------------------------------------------------------------------------
 
@@ -133,6 +138,7 @@ class LandscapeExplorer(RunPanel):
                 row((self.seed, "1 1 220px"), (self.radius, "1 1 220px"), (self.points, "1 1 220px")),
                 self.buttons,
                 self.progress,
+                self.printed,
                 row(*((chart, "1 1 340px") for chart in self.charts)),
                 self.section_chart,
                 self.code,

@@ -73,3 +73,33 @@ def test_landscape_explorer(open_page, lab, lab_folder, tmp_path):
     # a new kernel shows the surfaces from disk
     page.run_all(restart=True)
     page.text("Both surfaces are known")
+
+
+def test_a_saved_notebook_comes_back_with_its_picture(open_page, lab, lab_folder):
+    """Saved, its kernel ended, reopened: the picture and how to bring the panel back, and no broken widget."""
+    import nbformat
+
+    file = write_notebook(lab_folder / "kept.ipynb", [MODEL, "gv.FisherExplorer(fisher)"])
+    page = open_page()
+    page.open_lab(lab, file.name)
+    page.run_all()
+    page.page.locator(".gdv-panel .gdv-chart svg").first.wait_for()
+    kept = page.page.locator(".gdv-kept")
+    assert kept.count() == 1
+    assert not kept.is_visible()  # while the panel lives
+    page.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+    page.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+    page.text("The kernel of this panel has gone")
+    page.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+
+    notebook = nbformat.read(file, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    nbformat.write(notebook, file)
+    again = open_page()
+    again.page.goto(f"{lab}/lab/tree/{file.name}?reset", wait_until="domcontentloaded")
+    again.text("Run this cell to bring the panel back")
+    assert again.page.locator(".gdv-kept img").is_visible()
+    again.page.wait_for_timeout(2000)  # time for the widget manager to give up on the model
+    assert again.page.get_by_text("Error displaying widget").locator("visible=true").count() == 0
+    again.console_errors.clear()  # the widget manager reports the missing model there

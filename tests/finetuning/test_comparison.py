@@ -36,7 +36,8 @@ def trained(monkeypatch):
 def test_the_table_holds_exactly_the_single_runs(tiny_lm, toy_task):
     result = compare(tiny_lm, toy_task, ARMS, fractions=[1.0, 0.5], seeds=[0, 3], **QUICK)
     assert list(result.runs.columns) == ["arm", "fraction", "seed", "epoch", "split", "metric", "value", "seconds"]
-    assert len(result.runs) == 2 * 2 * 2 * 2 * 3  # arms, fractions, seeds, epochs, (train loss, accuracy, loss)
+    # arms, fractions, seeds, epochs, (train loss, accuracy, calibration error, loss)
+    assert len(result.runs) == 2 * 2 * 2 * 2 * 4
     alone = fine_tune(tiny_lm, toy_task, None, seed=3, fraction=0.5, epochs=2, learning_rate=3e-3)
     runs = result.runs
     cell = runs[(runs["arm"] == "none") & (runs["fraction"] == 0.5) & (runs["seed"] == 3)]
@@ -186,7 +187,7 @@ def test_events_count_the_runs(tiny_lm, toy_task):
     assert {event.total_runs for event in events} == {4}
     last = [event for event in events if event.kind == "run finished"][-1]
     assert (last.arm, last.seed, last.epoch, last.step, last.total_steps) == ("none", 1, 2, 12, 12)
-    assert set(last.metrics) == {"accuracy", "loss"}
+    assert set(last.metrics) == {"accuracy", "calibration_error", "loss"}
 
 
 def test_the_bar_counts_steps_and_names_the_run(tiny_lm, toy_task, monkeypatch):
@@ -232,8 +233,8 @@ class TestErrorsComeBeforeWork:
             ({"seeds": [-1]}, "each of seeds as a whole number from 0 to"),
             ({"seeds": [0.5]}, "each of seeds as a whole number from 0 to"),
             ({"epochs": 0}, "expected epochs as a whole number of at least 1, got 0"),
-            ({"threads": 0}, "threads must be a whole number of at least 1, got 0"),
-            ({"executor": "processes"}, "executor must be a concurrent.futures.Executor, got str"),
+            ({"threads": 0}, "expected threads as a whole number of at least 1, got 0"),
+            ({"executor": "processes"}, "expected executor as a concurrent.futures.Executor, got str"),
         ],
     )
     def test_one_line(self, tiny_lm, toy_task, trained, tmp_path, settings, message):
