@@ -85,7 +85,7 @@ class Checkpoint:
     def restore(self, sums: Sums) -> int:
         """Fill `sums` from the file, if there is one; returns how many batches they hold.
 
-        Raises ValueError if the file is damaged or of another run: delete it, or take another path.
+        Raises ValueError if the file is damaged or of another run.
         """
         if self.path is None or not self.path.exists():
             return 0
@@ -95,7 +95,7 @@ class Checkpoint:
         if header.get("fingerprint") != self.fingerprint:
             raise ValueError(
                 f"{self.path} is the checkpoint of another run (another model, text, loss or settings); "
-                "delete it or choose another path for checkpoint="
+                "move it away or choose another path for checkpoint="
             )
         try:
             sums.restore(tensors)

@@ -24,7 +24,7 @@ from gdrop_viz.fisher.result import Fisher
 from gdrop_viz.fisher.run import Run
 from gdrop_viz.fisher.weights import chosen_weights
 from gdrop_viz.models.backbone import undistributed
-from gdrop_viz.models.devices import device_of
+from gdrop_viz.models.differentiation import own_arithmetic
 from gdrop_viz.models.losses import Loss
 
 logger = logging.getLogger(__name__)
@@ -171,10 +171,7 @@ def _ordinary_autograd(model: nn.Module) -> Iterator[None]:
         hasattr(each, "_orig_mod") or getattr(each, "_compiled_call_impl", None) is not None for each in model.modules()
     )
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        for kind in {device_of(model).type, "cpu"}:
-            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(own_arithmetic())
         if compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield

@@ -219,7 +219,7 @@ def _set_axis(ax: Axes, which: str, axis: Axis) -> None:
         return
     names = [_plain(name) for _, name in axis.ticks]
     getattr(ax, f"set_{which}ticks")([position for position, _ in axis.ticks], names)
-    width = ax.get_position().width * ax.figure.get_figwidth()  # type: ignore[union-attr]
+    width = ax.get_position().width * ax.figure.bbox.width / ax.figure.dpi  # inches, of a part of a figure too
     if which == "x" and sum(len(name) + 2 for name in names) > 12 * width:  # they would run into one another
         for text in ax.get_xticklabels():
             text.set(rotation=35, ha="right", rotation_mode="anchor")

@@ -33,7 +33,7 @@ def read_delimited(
     ValueError
         In one line, if the file is no text, or its rows differ in their number of cells.
     """
-    text = _decoded(path, encoding)
+    text = path.read_bytes().decode(encoding_of(path, encoding))
     lines = [line.rstrip("\r\n") for line in io.StringIO(text, newline="")]
     while lines and not lines[0]:
         del lines[0]
@@ -59,30 +59,39 @@ def is_number(cell: str) -> bool:
     return _NUMBER.fullmatch(cell.strip()) is not None
 
 
-def _decoded(path: Path, encoding: str | None) -> str:
-    data = path.read_bytes()
-    marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
-    if encoding is None and marked is None and b"\0" in data:
+def encoding_of(path: Path, encoding: str | None = None) -> str:
+    """Return how to decode a file: as told, by its byte order mark, as UTF-8, or with a warning as Western European.
+
+    Raises
+    ------
+    ValueError
+        If the file is no text, or not in the encoding that is told.
+    """
+    with path.open("rb") as file:
+        start = file.read(1 << 16)
+    marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    if encoding is None and marked is None and b"\0" in start:
         raise ValueError(f"expected text in {str(path)!r}, got bytes of zero; pass encoding= if it is text after all")
-    try:
-        return data.decode(encoding or marked or "utf-8")
-    except LookupError:
-        raise ValueError(f"expected encoding= as one that Python knows, got {encoding!r}") from None
-    except UnicodeError as error:
-        if encoding is not None or marked is not None:
-            why = " ".join(str(error).split())
-            raise ValueError(
-                f"expected {encoding or marked} text in {str(path)!r}, got {why}; pass encoding="
-            ) from None
-    try:
-        text, found = data.decode("cp1252"), "cp1252"
-    except UnicodeError:
-        text, found = data.decode("latin-1"), "latin-1"
-    warnings.warn(
-        f"{path.name!r} is not UTF-8; it is read as {found} (Western European): pass encoding= if it is another",
-        stacklevel=2,
-    )
-    return text
+    told = encoding or marked
+    errors = {}
+    for candidate in [told] if told else ["utf-8", "cp1252", "latin-1"]:
+        try:
+            with path.open(encoding=candidate) as file:
+                while file.read(1 << 20):
+                    pass
+        except LookupError:
+            raise ValueError(f"expected encoding= as one that Python knows, got {encoding!r}") from None
+        except UnicodeError as error:
+            errors[candidate] = " ".join(str(error).split())
+            continue
+        if errors:
+            warnings.warn(
+                f"{path.name!r} is not UTF-8; it is read as {candidate} (Western European): pass encoding= if it is "
+                "another",
+                stacklevel=2,
+            )
+        return candidate
+    raise ValueError(f"expected {told} text in {str(path)!r}, got {errors[str(told)]}; pass another encoding=")
 
 
 def _rows(path: Path, lines: Sequence[str], separator: str | None) -> list[list[str]]:

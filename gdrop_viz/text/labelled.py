@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Kind = Literal["classification", "regression"]
 MOST_CLASSES = 30
 _CODE = re.compile(r"[+-]?0\d")  # "01" is a code, and no number
+_COMMA = re.compile(r"[+-]?\d+,\d+")
 # the usual names, the likelier ones first; as in GLUE's own files and on the hub, whatever the case
 _TEXTS = (
     ("text", "text_pair"),
@@ -103,6 +104,12 @@ def standard_columns(name: str, table: Dataset, columns: Mapping[str, str]) -> D
         if old not in table.column_names:
             raise ValueError(f"expected {new}= as a column of {name!r} in each split: {_described(table)}, got {old!r}")
         values = values_of(table, old)
+        wrong = next((value for value in values if isinstance(value, (list, dict, bytes, np.ndarray))), None)
+        if wrong is not None:
+            raise ValueError(
+                f"expected one {'label' if new == 'label' else 'text'} in each cell of {old!r} of {name!r}, got "
+                f"{type(wrong).__name__}; join or choose"
+            )
         if new != "label":
             _require(name, old, values)
             values = [str(value) for value in values]
@@ -124,7 +131,7 @@ def _require(name: str, column: str, values: Sequence[Any]) -> None:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or value != value
+    return value is None or value != value or value == ""
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------
@@ -136,10 +143,11 @@ def typed(labels: Sequence[Any]) -> list[Any]:
     >>> typed(["0.0", "1.0"]), typed(["4.5", "3.00"]), typed(["01", "NA"]), typed([True, None])
     ([0, 1], [4.5, 3.0], ['01', 'NA'], [True, None])
     """
-    values = [None if _is_missing(label) else label for label in labels]
+    values = [label.strip() if isinstance(label, str) else label for label in labels]  # "yes " is "yes"
+    values = [None if _is_missing(value) else value for value in values]
     present = [value for value in values if value is not None]
     as_text = [str(value) for value in present if not isinstance(value, (bool, np.bool_))]
-    if len(as_text) < len(values) - values.count(None) or not all(map(is_number, as_text)):
+    if len(as_text) < len(present) or not all(map(is_number, as_text)):
         return values
     if any(_CODE.match(text) for text in as_text):
         return values
@@ -193,6 +201,8 @@ def labelled(
     for values in labels.values():
         _require(name, column, values)
     every = [label for values in labels.values() for label in values]
+    if all(isinstance(label, str) and _COMMA.fullmatch(label) for label in every):
+        raise ValueError(f"expected labels of {name!r} with decimal points, got {every[0]!r}; replace the commas")
     kind = kind or kind_of(name, every)
     if kind == "regression":
         rows = {part: with_labels(parts[part], _as_numbers(name, values)) for part, values in labels.items()}

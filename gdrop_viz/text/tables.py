@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gdrop_viz.base.checks import few
 from gdrop_viz.models.hub import FILE_FORMATS, quiet_datasets
-from gdrop_viz.text.delimited import read_delimited
+from gdrop_viz.text.delimited import encoding_of, read_delimited
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,9 +58,16 @@ def read_table(path: str | os.PathLike[str], *, lines: bool = True, **layout: An
         raise ValueError(f"expected rows in {str(path)!r}, but it is empty")
     if kind == "csv" or (kind == "text" and not lines):
         return Dataset.from_dict(read_delimited(path, **layout))
+    given = {name: value for name, value in layout.items() if value is not None}
+    if given.keys() - {"encoding"} or (given and kind == "parquet"):
+        raise ValueError(
+            f"expected a csv, tsv or txt file with {', '.join(f'{name}=' for name in given)}, got {path.name!r}"
+        )
+    if kind != "parquet":
+        given = {"encoding": encoding_of(path, layout.get("encoding"))}
     with quiet_datasets():
         try:
-            return load_dataset(kind, data_files=str(path), split="train")
+            return load_dataset(kind, data_files=str(path), split="train", **given)
         except Exception as error:
             cause = " ".join(str(error.__cause__ or error).split())
             raise ValueError(f"the file {str(path)!r} could not be read as {path.suffix[1:]}: {cause[:200]}") from error
@@ -118,10 +127,12 @@ def as_dataset(rows: Any, what: str) -> Dataset:
     if isinstance(rows, IterableDataset):
         return Dataset.from_list(list(rows.with_format(None)), features=rows.features)
     columns: Any = None
-    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # a DataFrame
+    if not hasattr(rows, "notna") and hasattr(rows, "to_pandas"):  # of polars or Arrow
+        rows = rows.to_pandas()
+    if hasattr(rows, "notna") and hasattr(rows, "columns"):  # a DataFrame
         present = rows.notna()
         columns = {str(name): rows[name].astype(object).where(present[name], None).tolist() for name in rows.columns}
-    elif isinstance(rows, Mapping) and all(isinstance(column, Sequence) for column in rows.values()):
+    elif isinstance(rows, Mapping) and all(isinstance(column, (Sequence, np.ndarray)) for column in rows.values()):
         columns = dict(rows)
     elif isinstance(rows, Iterable) and not isinstance(rows, (str, bytes, Mapping)):
         listed = list(rows)

@@ -102,7 +102,7 @@ class _Trial:
         if _far(ours(self.square), one_by_one, 1e-4) and not self.mixes:
             return f"WRONG: a row's loss depends on its batch: {_listed(ours(self.square))} where {_listed(one_by_one)}"
         padded = [("padded", self.ragged)]
-        padded += [("padded on the left", _padded_left(self.ragged))] if self.pair.task == "causal" else []
+        padded += [("padded on the left", _padded_left(self.ragged))] if _reads_on(self.pair, self.model) else []
         for name, batch in padded:
             try:
                 found = ours(batch)
@@ -244,9 +244,14 @@ def _failure(error: Exception) -> str:
     return f"RAW: {type(error).__name__} in {place.filename.rpartition('gdrop_viz/')[2]}:{place.lineno}: {text}"
 
 
+def _reads_on(pair: Pair, model: nn.Module) -> bool:
+    """Whether the next token is predicted; by a model of text and pictures too, which is given text alone."""
+    return pair.task == "causal" or (pair.task == "sequence to sequence" and not model.config.is_encoder_decoder)
+
+
 def _batches(pair: Pair, model: nn.Module) -> list[dict[str, Tensor]]:
-    pad = getattr(model.config, "pad_token_id", 0)
-    return list(batches_of(pair.task, pad if isinstance(pad, int) and pad >= 0 else 0))
+    pad, task = getattr(model.config, "pad_token_id", 0), "causal" if _reads_on(pair, model) else pair.task
+    return list(batches_of(task, pad if isinstance(pad, int) and pad >= 0 else 0))
 
 
 def _rows(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gdrop_viz import Task, load_task
+from gdrop_viz import Task, load_task, pretraining_batches
 from gdrop_viz.text.delimited import read_delimited
+from tests.conftest import WORDS
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +118,21 @@ def test_encodings(tmp_path, encoding, told):
         load_task(path, encoding="utf-9")
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_encodings_of_json_and_of_plain_text(tmp_path, tiny_lm, encoding):
+    rows = [json.dumps({"text": f"señor {i}", "label": i % 2}, ensure_ascii=False) for i in range(20)]
+    path = written(tmp_path / "words.jsonl", "\n".join(rows), encoding)
+    with pytest.warns(UserWarning, match=r"'words\.jsonl' is not UTF-8"):
+        assert texts_of(load_task(path)) == {f"señor {i}" for i in range(20)}
+    assert texts_of(loaded_quietly(path, encoding=encoding)) == {f"señor {i}" for i in range(20)}
+    with pytest.raises(ValueError, match=r"expected a csv, tsv or txt file with separator=, got 'words\.jsonl'"):
+        load_task(path, separator=";")
+    plain = written(tmp_path / "words.txt", "\n".join([f"{' '.join(WORDS[:9])} señor"] * 9), encoding)
+    with pytest.warns(UserWarning, match=r"'words\.txt' is not UTF-8"):
+        batches = pretraining_batches(tiny_lm, plain, n_sequences=5, max_length=16)
+    assert batches.n_sequences == 5
+
+
 def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "words.csv").write_bytes(b"text,label\n\0\1\2,1\n")
     with pytest.raises(ValueError, match="got bytes of zero"):
@@ -204,6 +220,7 @@ def test_unusual_columns_ask_for_their_argument(tmp_path, names, argument):
         (["-1", "1"], "classification", ("-1", "1")),
         (["-1", "0", "1"], "classification", ("-1", "0", "1")),
         (["+", "-"], "classification", ("+", "-")),
+        (["yes", " yes", "no "], "classification", ("no", "yes")),
     ],
 )
 def test_labels_mean_what_they_say(tmp_path, labels, kind, names):
@@ -218,7 +235,7 @@ def test_labels_mean_what_they_say(tmp_path, labels, kind, names):
 
 
 def _name(label: str, names: tuple[str, ...]) -> str:
-    return label if label in names else str(int(float(label)))
+    return label.strip() if label.strip() in names else str(int(float(label)))
 
 
 @pytest.mark.parametrize("values", [[True, False], [0.0, 1.0], np.array([0, 1], dtype=np.int8).tolist()])
@@ -261,6 +278,13 @@ def test_a_test_split_without_labels_is_left_out_and_splits_are_known_in_any_cas
         (parts([0, 1], [None], [1]), r"expected 'label' in every row of 'task', got 8 of 8 without"),
         (parts([0, 1], [0, 1], [1, None]), r"expected 'label' in every row of 'task', got 4 of 8 without"),
         (parts([0.5, float("nan")], [0.5], [0.1]), r"expected 'label' in every row of 'task', got 4 of 8 without"),
+        (parts(["a", ""], ["b"], ["a"]), r"expected 'label' in every row of 'task', got 4 of 8 without"),
+        (parts(["4,5", "3,0"], ["4,5"], ["4,5"]), r"with decimal points, got '4,5'; replace the commas"),
+        (parts([[0, 1], [1]], [[1]], [[0]]), r"expected one label in each cell of 'label' of 'task', got list"),
+        (
+            [{"text": ["a", "b"], "label": i % 2} for i in range(9)],
+            r"expected one text in each cell of 'text' .* got list",
+        ),
         (parts([0, 1, 2, -1], [0, 1], [1]), r"got 2 of -1, the usual mark of a missing one"),
         ([*parts([0, 1], [0, 1], [1]), {"text": "x", "label": 1, "split": "extra"}], r"got 'Dev', 'TRAIN', 'extra'"),
     ],
@@ -284,6 +308,8 @@ def sources():
         "a list of dicts": rows,
         "a generator": (row for row in rows),
         "a mapping of columns": {"text": [row["text"] for row in rows], "label": [row["label"] for row in rows]},
+        "a mapping of arrays": {name: np.array([row[name] for row in rows]) for name in ("text", "label")},
+        "an Arrow table": data.data.table,
         "a DataFrame": pd.DataFrame(rows, index=range(100, 120)),
         "a DataFrame of nullable types": pd.DataFrame(rows).convert_dtypes(),
         "a Dataset": data,
