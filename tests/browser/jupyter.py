@@ -125,7 +125,7 @@ class NotebookPage:
         self._expected = re.compile(expected)  # errors that the test itself brings about
         self.requests_elsewhere: list[str] = []
         self.page.route(_is_elsewhere, self._refuse)
-        self.page.on("pageerror", lambda error: self.console_errors.append(str(error)))
+        self.page.on("pageerror", lambda error: self._note(str(error)))
         self.page.on("console", self._hear)
 
     def _refuse(self, route: Any) -> None:
@@ -134,9 +134,12 @@ class NotebookPage:
         route.abort()
 
     def _hear(self, message: Any) -> None:
-        noise = _KNOWN_NOISE.search(message.text) or self._expected.search(message.text)
-        if message.type == "error" and not noise:
-            self.console_errors.append(message.text)
+        if message.type == "error" and not _KNOWN_NOISE.search(message.text):
+            self._note(message.text)
+
+    def _note(self, error: str) -> None:
+        if not self._expected.search(error):
+            self.console_errors.append(error)
 
     def open_lab(self, address: str, notebook: str, *, seconds: float = 60) -> None:
         """Open a notebook (relative to the server's folder) in JupyterLab and wait for its kernel."""
