@@ -180,7 +180,7 @@ _RULES: tuple[tuple[str, Any], ...] = tuple(
         (r".*(hidden_size|d_model|n_embd|emb(ed(ding)?)?_(dim|size)|embed_proj_dim|lru_width|d_latents|head_size)|dim"
          r"|.*bottleneck_size|.*hidden_size_.*|output_dim|.*width",
          lambda s, L: s.hidden),
-        (r".*max_.*position.*|n_positions|max_seq_len|max_sequence_length|n_ctx|context_length|max_(source|target)_positions", 64),
+        (r".*max_.*position.*|n_positions|max_seq_len|max_sequence_length|n_ctx|context_length", 64),
         (r".*(window|window_size|local_attention|chunk_length|chunk_size)", 8),
         (r"image_size", 32),
         (r".*patch_size", 16),

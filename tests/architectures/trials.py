@@ -137,7 +137,7 @@ class _Trial:
 
         rows = [_rows(self.ragged), _rows(self.square)]
         squares = [[self.squared_gradients(row) for row in part] for part in rows]
-        worst, looped, refused = 0.0, 0, ""
+        worst, looped, remarks = 0.0, 0, ""
         for name, batches, truth in (
             ("N = T", [self.square], squares[1]),
             ("one sequence first", [rows[1][0], _take(self.square, slice(1, 3))], squares[1][:3]),
@@ -152,6 +152,7 @@ class _Trial:
                 refused = _failure(error)
                 if refused.startswith("RAW") or name != "padded":
                     return f"{name}: {refused}"
+                remarks += f"; padded {refused}"
                 continue
             looped = max(looped, len(fisher.looped))
             for key, score in expected.items():
@@ -165,11 +166,11 @@ class _Trial:
                 worst = max(worst, off)
             missing = len(expected.keys() - fisher.means.index)
             if missing:
-                refused += f"; {missing} parameters left out"
+                remarks += f"; {missing} parameters left out ({name})"
             self.fisher = self.fisher or fisher
         exact = "exact" if worst < 1e-6 else "single precision" if worst < 2e-3 else "of rows that depend on each other"
         exact += f", {looped} parameters through the loop" if looped else ""
-        return exact + (f"; padded {refused}" if refused else "")
+        return exact + remarks
 
     def squared_gradients(self, row: dict[str, Tensor]) -> dict[str, Tensor]:
         """(∂L/∂θ)² of a row alone."""

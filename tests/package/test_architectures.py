@@ -1,7 +1,7 @@
 """A spread of the sweep over the text models of `transformers` (`make architectures` tries all of them).
 
-Types whose code differs where ours could be mistaken: tables of positions that look like look-ups by sequence, experts,
-layouts with the sequence second, labels that are shifted elsewhere, losses that depend on padding, buffers of their own.
+Types whose code differs where ours could be mistaken: tables of positions that look like look-ups by sequence,
+experts, layouts with the sequence second, labels that are shifted elsewhere, losses that depend on padding, buffers.
 """
 
 from __future__ import annotations
