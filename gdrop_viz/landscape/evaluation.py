@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gdrop_viz.base.checks import finite_losses, finite_weights
 from gdrop_viz.base.locks import Hold, model_lock
 from gdrop_viz.base.state import preserved_modes, preserved_rng
+from gdrop_viz.models.backbone import undistributed
 from gdrop_viz.models.devices import check_weights_present, on_device_of
 from gdrop_viz.models.losses import Loss, checked_batches, sequence_losses
 from gdrop_viz.perturbation.directions import Direction, working_dtype
@@ -48,7 +49,9 @@ class MovedWeights:
     def __init__(self, model: nn.Module, planes: Planes) -> None:
         self._planes = planes
         moved = {name for directions in planes.values() for direction in directions for name in direction.vectors}
-        self._parameters = {name: parameter for name, parameter in model.named_parameters() if name in moved}
+        self._parameters = {
+            name: parameter for name, parameter in undistributed(model).named_parameters() if name in moved
+        }
         self._originals = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
         self._away: set[str] = set()
 
@@ -185,7 +188,7 @@ def checked(
         raise ValueError("expected at least one surface to compute, got none")
     check_weights_present(model)
     finite_weights(model.named_parameters())
-    parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
+    parameters = {name: parameter.shape for name, parameter in undistributed(model).named_parameters()}
     for directions in planes.values():
         wrong = next((d for d in directions if not isinstance(d, Direction)), None)
         if wrong is not None:

@@ -264,10 +264,9 @@ def _needs_positions(model: nn.Module, batch: Mapping[str, Any]) -> bool:
 
 def _check_first_losses(model: nn.Module, batch: Mapping[str, Any], loss: Loss | None) -> None:
     n = len(batch["labels"] if "labels" in batch else next(iter(batch.values())))
-    few = {
-        name: (value[:2] if value.dim() and len(value) == n else value).clone() if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
+    rows = slice(0, 2 if loss is None else None)
+    few = {name: value.clone() for name, value in batch.items() if isinstance(value, Tensor)}
+    few = {name: value[rows] if value.dim() and len(value) == n else value for name, value in few.items()}
     versions = {name: value._version for name, value in few.items() if isinstance(value, Tensor)}
     name = type(unwrapped(model)).__name__
     with trying(model):

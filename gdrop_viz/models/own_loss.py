@@ -27,6 +27,7 @@ from gdrop_viz.models.inputs import (
     logits_of,
     longest_input,
     positions_from,
+    takes_any,
 )
 from gdrop_viz.models.objectives import objective_of
 from gdrop_viz.models.trials import FAILURES, LENGTH, other_words, padded, token_shape, trying, two_rows, vocabulary_of
@@ -266,7 +267,7 @@ def comparable(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
 def own_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor) -> float | None:
     """The loss that the model itself computes; None if it computes none. All it gets are copies."""
     parameters = forward_parameters(model)
-    if "labels" not in parameters:
+    if "labels" not in parameters and not takes_any(parameters):
         return None
     labels = labels.clone() if labels.is_floating_point() else labels.long().clone()
     copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
@@ -281,12 +282,12 @@ def own_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor) -> flo
 
 
 def at_tokens(logits: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    """Return logits (N, T, C) of the labelled tokens; those of a learned prompt before them are left out."""
-    if logits.dim() == 3 and logits.shape[0] == shape[0] and logits.shape[1] >= shape[1]:
-        return logits[:, logits.shape[1] - shape[1] :]
+    """Return logits (N, T, C) as they are; raise ValueError unless there is a row for each label (N, T)."""
+    if logits.dim() == 3 and logits.shape[:2] == tuple(shape):
+        return logits
     raise ValueError(
         f"expected logits of {name} for labels of shape {tuple(shape)}, got logits of shape {tuple(logits.shape)}; "
-        "give one label per token, or pass loss="
+        "give one label per token (a learned prompt's tokens have none), or pass loss="
     )
 
 

@@ -166,6 +166,11 @@ def _draw_series(ax: Axes, series: Series) -> None:
     hue, dash, marker = look(series.style)
     x, y = np.asarray(series.x, dtype=float), np.asarray(series.y, dtype=float)
     label = _plain(series.label) if series.in_legend and series.label else "_unnamed"
+    if series.fill:
+        (ax.barh if series.horizontal else ax.bar)(
+            *((y, x) if series.horizontal else (x, y)), 0.7, color=hue, label=label
+        )
+        return
     if series.faint and not series.line:
         ax.scatter(x, y, s=9, color=hue, alpha=0.4, linewidths=0, zorder=1)
         return

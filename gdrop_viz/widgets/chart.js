@@ -214,6 +214,17 @@ function drawSeries(series, s, px, py, marks, targets, content) {
       });
     }
   }
+  if (series.fill) {
+    series.x.forEach((v, i) => {
+      const ends = series.horizontal ? [px(0), px(v)] : [py(0), py(series.y[i])];
+      const thick = 0.7 * Math.abs(series.horizontal ? py(1) - py(0) : px(1) - px(0));
+      const middle = series.horizontal ? py(series.y[i]) : px(v);
+      const [start, length] = [Math.min(...ends), Math.abs(ends[1] - ends[0])];
+      group.append(svg("rect", series.horizontal
+        ? { x: start, y: middle - thick / 2, width: length, height: thick, class: "gdv-bar" }
+        : { x: middle - thick / 2, y: start, width: thick, height: length, class: "gdv-bar" }));
+    });
+  }
   if (series.line) {
     const dash = series.faint ? "none" : DASHES[k];
     group.append(...runs(points).map((run) => svg("path", { class: "gdv-line", d: polyline(run), "stroke-dasharray": dash })));

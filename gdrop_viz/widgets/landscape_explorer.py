@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -274,7 +273,11 @@ class LandscapeExplorer(RunPanel):
 
 def _copied(lm: Pretrained) -> nn.Module:
     """A copy of the model that knows its objective."""
-    return replace(lm, model=copy.deepcopy(lm.model)).model
+    from gdrop_viz.models.own_loss import state_objective
+
+    model = copy.deepcopy(lm.model)
+    state_objective(model, lm.objective)
+    return model
 
 
 def _identity(lm: Pretrained, fisher: Fisher, batches: Sequence[Mapping[str, Any]]) -> str:

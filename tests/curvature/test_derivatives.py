@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gdrop_viz.curvature import Hessian, hessian_spectrum, hessian_trace, sequence_curvature
 from gdrop_viz.curvature.differentiation import disagreement
+from gdrop_viz.landscape import loss_surface
 from gdrop_viz.perturbation import gradient_direction, random_direction, random_k, select, top_k
 from tests.conftest import random_bert
 from tests.perturbation.test_selection import fisher_like
@@ -303,10 +304,11 @@ def test_wrapped_models_have_the_plain_models_names_and_derivatives(name):
     assert random_k(wrapped, 0.5).names == chosen.names
     assert (product_of(wrapped, selection=chosen) == product_of(plain, selection=chosen)).all()
     assert list(random_direction(wrapped, selection=chosen).vectors) == ["a.weight", "b.weight"]
-    there = gradient_direction(wrapped, [INPUTS], loss=square)
-    assert all(
-        torch.equal(v, there.vectors[n]) for n, v in gradient_direction(plain, [INPUTS], loss=square).vectors.items()
-    )
+    there, here = (gradient_direction(model, [INPUTS], loss=square) for model in (wrapped, plain))
+    assert all(torch.equal(there.vectors[n], here.vectors[n]) for n in here.vectors)
+    surface = loss_surface(wrapped, [INPUTS], [here], points=3, loss=square, progress=False)  # names fit there too
+    expected = loss_surface(plain, [INPUTS], [here], points=3, loss=square, progress=False)
+    np.testing.assert_allclose(surface.loss, expected.loss, rtol=1e-6)
 
 
 class Quantized(Layers):
