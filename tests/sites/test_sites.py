@@ -114,7 +114,7 @@ def test_every_architecture(name, attention):
     case = build(name, attention=attention)
     before = snapshot(case.model)
     sites = dropout_sites(case.model)
-    assert not differences(before, snapshot(case.model))
+    assert differences(before, snapshot(case.model)) == []
     names = [site.name for site in sites]
     assert len(set(names)) == len(names)
     known = {name.removeprefix(f"{case.model.base_model_prefix}.") for name, _ in case.model.named_parameters()}
@@ -236,7 +236,7 @@ def test_modules_that_draw_their_own_masks_are_listed_without_a_control_or_a_rat
         measured = measured_dropout(net, batch)
         assert measured.pop("3") == 0.6
         assert all(map(math.isnan, measured.values()))
-    assert not differences(before, snapshot(net))
+    assert differences(before, snapshot(net)) == []
 
 
 def test_an_attention_kernel_that_hides_its_dropout():
@@ -289,7 +289,7 @@ def test_frozen_modes_and_buffers_survive():
     net[1].eval()
     before = snapshot(net)
     dropout_sites(net, batch={"input": torch.ones(3, 4)})
-    assert not differences(before, snapshot(net))
+    assert differences(before, snapshot(net)) == []
 
 
 class Recording(nn.Module):
@@ -357,7 +357,7 @@ def test_errors_leave_the_model_alone():
     before = snapshot(case.model)
     with pytest.raises(ValueError, match=r"expected GPT2LMHeadModel to run .* on the given batch"):
         dropout_sites(case.model, batch={"nonsense": 1})
-    assert not differences(before, snapshot(case.model))
+    assert differences(before, snapshot(case.model)) == []
     with pytest.raises(TypeError, match="expected model as a"):
         dropout_sites("bert")
 
@@ -368,7 +368,7 @@ def test_errors_leave_the_model_alone():
     before = snapshot(case.model)
     with pytest.raises(KeyboardInterrupt):
         dropout_sites(case.model)
-    assert not differences(before, snapshot(case.model))
+    assert differences(before, snapshot(case.model)) == []
     handle.remove()
 
 
