@@ -26,12 +26,12 @@ from typing import Any
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "data"))
-sys.path.insert(0, str(ROOT / "benchmarks"))
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
 
 from gpu_contestants import by_vmap, ghost_norms, ours, side_by_side
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # step -> seconds that it may take on a GPU; twelve minutes in all
 LIMITS = {
