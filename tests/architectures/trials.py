@@ -8,6 +8,7 @@ the trial gives is one of "exact", "single precision" (equal to 1e-4), "refused:
 from __future__ import annotations
 
 import copy
+import dis
 import traceback
 import warnings
 from collections.abc import Callable
@@ -238,10 +239,13 @@ def _outcome(part: Callable[[], str]) -> str:
 
 def _failure(error: Exception) -> str:
     """A refusal of ours, in one line; or an error from deep inside."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames, end = traceback.extract_tb(error.__traceback__), error.__traceback__
+    while end is not None and end.tb_next is not None:
+        end = end.tb_next
+    code = end.tb_frame.f_code.co_code[end.tb_lasti] if end is not None else 0
+    raised_here = dis.opname[code] == "RAISE_VARARGS" and "gdrop_viz/" in frames[-1].filename
     text = " ".join(str(error).split())[:200]
-    refused = isinstance(error, (ValueError, TypeError, RuntimeError)) and "\n" not in str(error).strip()
-    if refused and "gdrop_viz/" in frames[-1].filename and str(frames[-1].line).startswith("raise"):
+    if raised_here and isinstance(error, (ValueError, TypeError, RuntimeError)) and "\n" not in str(error).strip():
         return f"refused: {text}"
     place = next((frame for frame in reversed(frames) if "gdrop_viz/" in frame.filename), frames[-1])
     return f"RAW: {type(error).__name__} in {place.filename.rpartition('gdrop_viz/')[2]}:{place.lineno}: {text}"
