@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gdrop_viz.base.digest import digest
+from gdrop_viz.base.locks import model_lock
 from gdrop_viz.base.parallel import Job, check_executor, packed, results
 from gdrop_viz.finetuning.events import Event, StopSignal
 from gdrop_viz.finetuning.hyperparameters import Hyperparameters
@@ -118,8 +119,9 @@ def spread(
 
     with tempfile.TemporaryDirectory() as folder:
         stop_file = _StopFile(str(Path(folder) / f"stop-{uuid.uuid4().hex}"))
-        shared = (_on_cpu(lm), task, dict(arms), hyperparameters, stop_file)
-        payload = packed((_Runs, shared), "a model, tokenizer and task")
+        with model_lock(lm.model):
+            shared = (_on_cpu(lm), task, dict(arms), hyperparameters, stop_file)
+            payload = packed((_Runs, shared), "a model, tokenizer and task")
         done = results(
             executor, payload, jobs(), stopping=lambda: stop is not None and stop.is_set(), end_running=stop_file.set
         )

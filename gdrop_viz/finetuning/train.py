@@ -7,14 +7,14 @@ that two arms of one seed differ in nothing but what the arm does.
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from gdrop_viz.base.checks import finite_weights, instance
+from gdrop_viz.base.locks import GENERATORS, TurnLock
 from gdrop_viz.base.processes import meet, n_processes, rank
 from gdrop_viz.base.state import preserved_rng, preserved_switches
 from gdrop_viz.finetuning.arms import Arm, ResolvedArm, resolve_arm
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
 
-# the random generators belong to the process, so trainings in several threads (panels; Dask) take turns
-_ONE_RUN_AT_A_TIME = threading.RLock()
-_POLL_SECONDS = 0.1
+# trainings in several threads (panels; Dask) take turns
+_ONE_RUN_AT_A_TIME = TurnLock()
 _EVALUATION_BATCH = 64
 
 
@@ -62,8 +61,8 @@ def fine_tune(
     """Fine-tune a classifier on top of `lm` with the Hugging Face `Trainer` and return its scores as a tidy table.
 
     `lm.model` is not changed. The random generators are given back as they were. They belong to the process: runs in
-    several threads take turns, and other calls of this package get them between two batches and give them back. Code of
-    your own that draws from them in another thread meanwhile changes the dropout masks.
+    several threads take turns, and other calls of this package wait for them between two batches. A thread that draws
+    from them by itself meanwhile changes the dropout masks.
 
     Parameters
     ----------
@@ -171,9 +170,9 @@ def run_rows(
     }
     fixed = min(hyperparameters.max_length, length_limit(lm)) if hyperparameters.padding == "max_length" else None
     with (
-        my_turn(stop) as admitted,
+        _my_turn(stop) as admitted,
         tempfile.TemporaryDirectory() as scratch,
-        preserved_rng(seed),
+        preserved_rng(seed) if admitted else nullcontext(),
         preserved_switches() as set_up,
     ):
         if not admitted:
@@ -213,16 +212,20 @@ def run_rows(
 
 
 @contextmanager
-def my_turn(stop: StopSignal | None) -> Iterator[bool]:
-    """Wait until no other thread of this process trains; yields False if asked to stop before that."""
-    while not _ONE_RUN_AT_A_TIME.acquire(timeout=_POLL_SECONDS):
-        if stop is not None and stop.is_set():
-            yield False
-            return
-    try:
+def _my_turn(stop: StopSignal | None) -> Iterator[bool]:
+    """Wait until no other thread trains or has the random generators; yields False if asked to stop before that.
+
+    The generators alone would not do: a training lends them out between two batches, and another one must not begin
+    then, since the Trainer's switches belong to the process too.
+    """
+    asked = None if stop is None else stop.is_set
+    with ExitStack() as stack:
+        for lock in (_ONE_RUN_AT_A_TIME, GENERATORS):
+            if not lock.acquire(cancelled=asked):
+                yield False
+                return
+            stack.callback(lock.release)
         yield True
-    finally:
-        _ONE_RUN_AT_A_TIME.release()
 
 
 def _training_arguments(hyperparameters: Hyperparameters, seed: int, folder: str) -> dict[str, Any]:
