@@ -52,6 +52,11 @@ test-lessons: $(STAMP)
 torture: $(STAMP)
 	$(ONE_THREAD) $(BIN)/python -m tests.torture $(ONLY)
 
+# every text model of the installed transformers against brute force: an hour on one core; goes on where it was stopped.
+# The table of what came of them is docs/architectures.md.
+architectures: $(STAMP)
+	HF_HUB_OFFLINE=1 $(ONE_THREAD) $(BIN)/python -m tests.architectures
+
 # known weaknesses of the pinned versions, from PyPI's database (needs the network); a tool of its own, not of the project
 audit: $(STAMP)
 	$(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit

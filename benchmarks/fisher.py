@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gdrop_viz.base.state import preserved_requires_grad
 from gdrop_viz.fisher.batch import Objective, Part, add_batched
-from gdrop_viz.fisher.self_check import parameters_to_loop
+from gdrop_viz.fisher.self_check import first_two, self_check
 from gdrop_viz.fisher.sums import Sums
 from gdrop_viz.models.losses import sequence_losses
 
@@ -132,7 +132,7 @@ def self_check_cost(name: str, rounds: int) -> float:
     one_batch = fisher_pass(model, batch, "element")
 
     def check() -> None:
-        parameters_to_loop(model, parameters, batch, Objective(), elements=True)
+        self_check(model, parameters, first_two([batch]), Objective(), elements=True)
 
     one_batch(), check()
     shares = []

@@ -63,6 +63,7 @@ _HOME = {
     "FisherExplorer": "widgets",
     "LandscapeExplorer": "widgets",
     "DropoutLab": "widgets",
+    "WordsExplorer": "widgets",
     "plots": "",
 }
 

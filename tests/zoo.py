@@ -202,12 +202,19 @@ def _wake_all_parameters(model: nn.Module) -> None:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
 
 
-def make_batch(objective: Objective, *, seed: int = 0, pad: int = PAD) -> dict[str, Tensor]:
-    """Three sequences of different length, padded on the right, each with at least one predicted token."""
+def make_batch(
+    objective: Objective,
+    *,
+    seed: int = 0,
+    pad: int = PAD,
+    lengths: tuple[int, ...] = LENGTHS,
+    target_lengths: tuple[int, ...] = TARGET_LENGTHS,
+) -> dict[str, Tensor]:
+    """Sequences of the given lengths, padded on the right, each with at least one predicted token."""
     generator = torch.Generator().manual_seed(seed)
-    input_ids, attention_mask = _padded_words(LENGTHS, pad, generator)
+    input_ids, attention_mask = _padded_words(lengths, pad, generator)
     if objective == "span":
-        words, present = _padded_words(TARGET_LENGTHS, pad, generator)
+        words, present = _padded_words(target_lengths, pad, generator)
         labels = words.masked_fill(present == 0, -100)
     elif objective == "clm":
         labels = input_ids.masked_fill(attention_mask == 0, -100)
@@ -218,6 +225,25 @@ def make_batch(objective: Objective, *, seed: int = 0, pad: int = PAD) -> dict[s
         labels = input_ids.masked_fill(~chosen, -100)
         input_ids = input_ids.masked_fill(chosen, MASK)
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+# lengths of the sequences and of their targets, in shapes in which an axis could be taken for another
+SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "one sequence": ((7,), (5,)),
+    "N = T = U": ((8,) * 8, (8,) * 8),
+    "N = U, padded": ((9, 7, 9, 9, 8), (5, 3, 5, 4, 5)),
+    "N = heads": ((6,) * HEADS, (4,) * HEADS),
+    "N = T, padded": ((6, 4, 6, 5, 6, 6), (7, 7, 3, 6, 7, 7)),
+}
+
+
+def batches_of_many_shapes(case: ModelCase) -> list[dict[str, Tensor]]:
+    """A batch of each of `SHAPES`, that of one sequence first."""
+    pad = case.model.config.pad_token_id
+    return [
+        make_batch(case.objective, seed=seed, pad=pad, lengths=lengths, target_lengths=targets)
+        for seed, (lengths, targets) in enumerate(SHAPES.values())
+    ]
 
 
 def _padded_words(lengths: tuple[int, ...], pad: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

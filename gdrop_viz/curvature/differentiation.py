@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -27,7 +28,7 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
     switch = getattr(model, "set_attn_implementation", None) if fused else None
     fused_layers = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
-        if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()):
+        if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             torch.backends.mha.set_fastpath_enabled(False)

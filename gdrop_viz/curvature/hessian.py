@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz.base.checks import few, finite_losses, finite_weights, instance, module
+from gdrop_viz.base.checks import few, finite_losses, instance, module
+from gdrop_viz.base.locks import give_way
 from gdrop_viz.base.state import preserved_modes, preserved_requires_grad, preserved_rng
 from gdrop_viz.curvature.density import density
 from gdrop_viz.curvature.differentiation import STEPS, disagreement, twice_differentiable
@@ -20,9 +21,16 @@ from gdrop_viz.curvature.spectrum import spectrum
 from gdrop_viz.curvature.trace import trace
 from gdrop_viz.fisher.batch import batch_size, part_of
 from gdrop_viz.models.backbone import undistributed
-from gdrop_viz.models.devices import check_weights_present
-from gdrop_viz.models.differentiation import check_known, differentiable, gradients, moved, own_arithmetic
-from gdrop_viz.models.losses import Loss, sequence_losses
+from gdrop_viz.models.differentiation import (
+    check_known,
+    check_weights,
+    differentiable,
+    gradients,
+    moved,
+    own_arithmetic,
+    recordable,
+)  # fmt: skip
+from gdrop_viz.models.losses import Loss, checked_batches, sequence_losses
 from gdrop_viz.perturbation.direction import Direction
 from gdrop_viz.perturbation.selection import Selection
 
@@ -77,16 +85,12 @@ class Hessian:
         loss: Loss | None = None,
     ) -> None:
         self._model, self._loss = undistributed(module(model)), loss
+        check_weights(self._model)
         if selection is not None:
             selection = instance(selection, Selection, "selection", "top_k or random_k").on(self._model)
         self._selection = selection
-        self.batches = [batches] if isinstance(batches, Mapping) else list(batches)
-        if not self.batches:
-            raise ValueError("expected at least one batch, got none; see pretraining_batches")
-        check_weights_present(self._model)
         every = dict(self._model.named_parameters())
         self._left_out = [name for name, parameter in every.items() if not differentiable(parameter)]
-        finite_weights((name, parameter) for name, parameter in every.items() if differentiable(parameter))
         self._parameters = {
             name: parameter
             for name, parameter in every.items()
@@ -106,6 +110,10 @@ class Hessian:
             raise ValueError("expected at least one selected element, got an empty selection")
         first = next(iter(self._parameters.values()))
         self.dtype: np.dtype[np.floating[Any]] = np.dtype(np.float64 if first.dtype == torch.float64 else np.float32)
+        with own_arithmetic():
+            self.batches: list[Mapping[str, Any]] = [
+                recordable(batch) for batch in checked_batches(model, batches, loss=loss)
+            ]
         self._depth, self._contexts, self._checked = 0, ExitStack(), False
 
     spectrum, trace, density, by_sequence = spectrum, trace, density, by_sequence
@@ -154,6 +162,7 @@ class Hessian:
             sums = self._filled([None] * len(self.names))
             n_sequences = 0
             for number, batch in enumerate(self.batches):
+                give_way()
                 losses, first = self._gradients(batch, f"batch {number}")
                 n_sequences += len(losses)
                 for total, second in zip(sums, self._seconds(first, parts), strict=True):
@@ -164,13 +173,14 @@ class Hessian:
     __matmul__ = matvec
 
     def of(
-        self, batch: Mapping[str, Tensor], where: str = "the batch", first: int = 0
+        self, batch: Mapping[str, Any], where: str = "the batch", first: int = 0
     ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
         """Return gradient and Hessian (v -> H_b·v) of the SUM of one batch's losses; a forward pass serves them all.
 
         To be used inside `with hessian:`. `where` and `first`, the number of its first sequence there, are for the
         words of an error.
         """
+        give_way()
         _, slopes = self._gradients(batch, where, first)
 
         def product(vector: np.ndarray) -> np.ndarray:
@@ -225,7 +235,7 @@ class Hessian:
             )
 
     def _gradients(
-        self, batch: Mapping[str, Tensor], where: str, first: int = 0
+        self, batch: Mapping[str, Any], where: str, first: int = 0
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """The losses of a batch, and the gradients of their sum as functions of the weights."""
         losses = sequence_losses(self._model, batch, loss=self._loss)

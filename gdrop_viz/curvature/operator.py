@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from torch import Tensor
 
 from gdrop_viz.perturbation.direction import Direction
 from gdrop_viz.perturbation.selection import Selection
@@ -50,9 +49,9 @@ class Operator(Protocol):
 class SumOperator(Operator, Protocol):
     """An operator that is a mean over the sequences of `batches`, each of whose terms can be had alone."""
 
-    batches: list[Mapping[str, Tensor]]
+    batches: list[Mapping[str, Any]]
 
     def of(
-        self, batch: Mapping[str, Tensor], where: str = "the batch", first: int = 0
+        self, batch: Mapping[str, Any], where: str = "the batch", first: int = 0
     ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
         """Return gradient (n,) and product (v -> H_b v) of the sum of the losses of one batch."""

@@ -12,6 +12,7 @@ import torch
 from gdrop_viz.finetuning.classifier import pad_token_id, tokenizer_digest
 from gdrop_viz.models.hub import quiet_libraries
 from gdrop_viz.models.inputs import longest_input
+from gdrop_viz.text.tokens import UnknownTokens, n_embedded, require_embedded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,8 +41,13 @@ def encode(lm: Pretrained, data: Dataset, *, max_length: int) -> list[dict[str, 
     keys = list(zip(data["text"], seconds, strict=True))
     new = [key for key in dict.fromkeys(keys) if key not in known]
     if new:
-        for key, features in zip(new, _tokenise(tokenizer, new, limit, end, pad_token_id(lm)), strict=True):
-            known[key] = features
+        features = _tokenise(tokenizer, new, limit, end, pad_token_id(lm))
+        tokens = [row["input_ids"].tolist() for row in features]
+        require_embedded([token for row in tokens for token in row], n_embedded(lm.model))
+        unknown = UnknownTokens(tokenizer)
+        unknown.count(tokens)
+        unknown.warn(stacklevel=2)
+        known.update(zip(new, features, strict=True))
     return [known[key] | {"labels": label} for key, label in zip(keys, data["label"], strict=True)]
 
 

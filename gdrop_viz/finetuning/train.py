@@ -61,8 +61,8 @@ def fine_tune(
     """Fine-tune a classifier on top of `lm` with the Hugging Face `Trainer` and return its scores as a tidy table.
 
     `lm.model` is not changed. The random generators are given back as they were. They belong to the process: runs in
-    several threads take turns, and other calls of this package wait for them between two batches. A thread that draws
-    from them by itself meanwhile changes the dropout masks.
+    several threads take turns, and other calls of this package get them between two batches and give them back. Code of
+    your own that draws from them in another thread meanwhile changes the dropout masks.
 
     Parameters
     ----------

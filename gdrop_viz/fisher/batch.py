@@ -68,6 +68,14 @@ class Part:
         return self.rows(0, middle), self.rows(middle, len(self))
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What a batched pass found: {name: reason} of the parameters left out, and the kinds of use of all."""
+
+    left_out: dict[str, str]
+    kinds: dict[str, frozenset[str]]
+
+
 def add_batched(
     model: nn.Module,
     parameters: Mapping[str, nn.Parameter],
@@ -76,11 +84,13 @@ def add_batched(
     objective: Objective,
     *,
     added: dict[str, int] | None = None,
-) -> dict[str, str]:
-    """Add the squared per-sequence gradients of `parameters` to `sums`; return {name: reason} of those left out.
+    checked: Mapping[str, frozenset[str]] | None = None,
+) -> Traced:
+    """Add the squared per-sequence gradients of `parameters` to `sums`, all but those left out.
 
     added: {name: how many backward passes of this part are in `sums` already}, kept up to date, so that a part that
         ran out of memory can go on in halves.
+    checked: {name: the kinds of use that were compared with the loop}: a parameter with another use is left out.
     """
     added = {} if added is None else added
     passes = 0
@@ -95,6 +105,11 @@ def add_batched(
         with torch.enable_grad(), tracer:
             losses = objective.losses(model, tracer.inputs(part.batch), part.first)
             current: Tensor | None = next(losses)
+        kinds = tracer.kinds()
+        if checked is not None and len(part) > 1:  # the rows of a single sequence are its own, whatever their layout
+            for name in parameters:
+                if not kinds[name] <= checked[name]:
+                    tracer.unsupported.setdefault(name, "it is used in another way than in the self-check")
         while current is not None:
             finite_losses(current, part.where, first=part.row)
             with torch.enable_grad():
@@ -102,7 +117,7 @@ def add_batched(
                 following = next(losses, None)
             tracer.backward(current, last=following is None)
             current, passes = following, passes + 1
-    return tracer.unsupported
+    return Traced(tracer.unsupported, kinds)
 
 
 def add_looped(
@@ -124,9 +139,10 @@ def add_looped(
                     finite_losses(current, part.where, first=one.row)
                     following = next(losses, None)
                     keep = following is not None
-                    gradients = torch.autograd.grad(current.sum(), tensors, allow_unused=True, retain_graph=keep)
-                    for name, gradient in zip(names, gradients, strict=True):
-                        sums.add_gradient(name, gradient, one.row)
+                    if current.requires_grad:  # else no parameter takes part in it
+                        gradients = torch.autograd.grad(current.sum(), tensors, allow_unused=True, retain_graph=keep)
+                        for name, gradient in zip(names, gradients, strict=True):
+                            sums.add_gradient(name, gradient, one.row)
                     current = following
 
 

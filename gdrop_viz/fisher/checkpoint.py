@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gdrop_viz.base.digest import digest
+from gdrop_viz.base.digest import Undigestible, digest
 from gdrop_viz.base.files import exclusive
 from gdrop_viz.base.processes import distributed
 from gdrop_viz.base.saved import load_tensors, save_tensors
@@ -27,11 +27,28 @@ _SHARE = 10  # a write waits this many times what the last one took
 
 
 def fingerprint(
-    model: nn.Module, batches: Sequence[Batch], objective: Objective, resolution: str, names: list[str]
+    model: nn.Module,
+    batches: Sequence[Batch],
+    objective: Objective,
+    resolution: str,
+    method: str,
+    names: list[str],
+    version: str | None = None,
 ) -> str:
-    """A digest of everything that determines the result: weights and code of the model, text, batching and settings."""
+    """A digest of everything that determines the sums: model, text in its batches, settings, and the loss.
+
+    Raises Undigestible (a ValueError) for a loss whose content cannot be read and that no `version` names.
+    """
     settings = {key: value for key, value in asdict(objective).items() if key != "loss"}
-    return digest(model_digest(model), [dict(batch) for batch in batches], settings, resolution, names, objective.loss)
+    loss = objective.loss if version is None else version
+    texts = [dict(batch) for batch in batches]
+    try:
+        return digest(model_digest(model), texts, settings, resolution, method, names, loss)
+    except Undigestible as error:
+        raise Undigestible(
+            f"a checkpoint of this loss= could not be recognised again ({error}); name it by version=, "
+            "and change the name whenever the loss changes"
+        ) from None
 
 
 class Checkpoint:
@@ -68,7 +85,7 @@ class Checkpoint:
     def restore(self, sums: Sums) -> int:
         """Fill `sums` from the file, if there is one; returns how many batches they hold.
 
-        Raises ValueError if the file is damaged or of another run: delete it, or take another path.
+        Raises ValueError if the file is damaged or of another run.
         """
         if self.path is None or not self.path.exists():
             return 0
@@ -77,8 +94,8 @@ class Checkpoint:
             raise ValueError(f"{self.path} is not a Fisher checkpoint; choose another path for checkpoint=")
         if header.get("fingerprint") != self.fingerprint:
             raise ValueError(
-                f"{self.path} is the checkpoint of another run (other weights, text or settings); "
-                "delete it or choose another path for checkpoint="
+                f"{self.path} is the checkpoint of another run (another model, text, loss or settings); "
+                "move it away or choose another path for checkpoint="
             )
         try:
             sums.restore(tensors)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from gdrop_viz.base.checks import few, module
+from gdrop_viz.base.checks import module
 from gdrop_viz.base.interrupts import interruptible
 from gdrop_viz.base.processes import meet
 from gdrop_viz.base.progress import progress_bar
 from gdrop_viz.base.state import preserved_modes
 from gdrop_viz.fisher.batch import Batch, Objective, batch_size
-from gdrop_viz.fisher.checkpoint import Checkpoint, fingerprint
+from gdrop_viz.fisher.checkpoint import Checkpoint
 from gdrop_viz.fisher.processes import share_of_process
 from gdrop_viz.fisher.result import Fisher
 from gdrop_viz.fisher.run import Run
-from gdrop_viz.models.devices import check_weights_present
+from gdrop_viz.fisher.weights import chosen_weights
+from gdrop_viz.models.backbone import undistributed
+from gdrop_viz.models.differentiation import own_arithmetic
 from gdrop_viz.models.losses import Loss
 
 logger = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ def fisher_information(
     progress: bool = True,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
+    version: str | None = None,
     stop_when_stable: float | None = None,
     stop: threading.Event | None = None,
 ) -> Fisher:
@@ -77,8 +81,11 @@ def fisher_information(
     checkpoint, checkpoint_seconds
         A file to which the sums are written after each batch (after several, where writing would take more than a
         tenth of the time; at the latest after `checkpoint_seconds`) and at the end; a killed or stopped run called
-        again continues from it and ends with the same bits. It must belong to the same model, text and settings, and
-        only one run at a time may use it.
+        again continues from it and ends with the same bits. It must belong to the same model (weights, configuration
+        and code), text, loss and settings, and only one run at a time may use it.
+    version
+        A name for `loss` in the checkpoint, needed where its content cannot be read (it holds an open file, a lock,
+        ...): change it whenever the loss changes.
     stop_when_stable
         A confidence such as 0.95: end as soon as the order of the model's dropout sites (layers x components, where it
         has none) is settled, i.e. the bootstrap says with this confidence that its Spearman correlation with the order
@@ -109,65 +116,62 @@ def fisher_information(
     >>> fisher.scores["cls.predictions.bias"].shape, fisher.n_sequences
     (torch.Size([20]), 2)
     """
-    model = module(model)
     if method == "hooks":
         warnings.warn('method="hooks" is now called method="batched"', DeprecationWarning, stacklevel=2)
         method = "batched"
-    objective = Objective(estimator, draws, seed, loss)
-    run = Run(model, _chosen(model, parameters), objective, resolution, method)
-    batches = run.checked(batches, stop_when_stable)
-    identity = partial(fingerprint, model, batches, objective, resolution, list(run.parameters))
-    saved = Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
-    meet("fisher_information")
-    mine = share_of_process(batches)
-    total = sum(batch_size(batches[index]) for index in mine)
-    ended = "all sequences"
-    with (
-        saved.locked(),
-        preserved_modes(model),
-        interruptible(stop) as stopping,
-        progress_bar(total=total, description="Fisher information", unit="seq", show=progress) as bar,
-    ):
-        done = saved.restore(run.sums)
-        bar.update(run.sums.n_sequences)
-        logger.info("%s: %d sequences, %s, %s", type(model).__name__, total, estimator, resolution)
-        run.choose_way(batches[0])
-        for count, index in enumerate(mine):
-            if count < done:
-                continue
-            if stopping():
-                ended = "stopped"
-                break
-            run.add_batch(batches[index], index)
-            done = count + 1
-            bar.update(batch_size(batches[index]))
-            saved.write_if_due(run.sums, done)
-            if stop_when_stable is not None and run.is_stable(stop_when_stable):
-                ended = f"stable at confidence {stop_when_stable:g}"
-                break
-        saved.write_if_due(run.sums, done, always=True)
-    if not run.sums.n_sequences:
-        raise KeyboardInterrupt("stopped before the first batch was complete: there is no Fisher information yet")
-    if ended == "stopped":
-        warnings.warn(
-            f"Stopped after {run.sums.n_sequences} of {total} sequences: the scores are those of these sequences.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return run.result(ended=ended, text_checksum=getattr(batches, "checksum", None))
+    given, model = model, undistributed(module(model))
+    with _ordinary_autograd(model):
+        objective = Objective(estimator, draws, seed, loss)
+        run = Run(model, *chosen_weights(model, parameters), objective, resolution, method)
+        batches = run.checked(given, batches, stop_when_stable)
+        saved = Checkpoint(checkpoint, lambda: run.fingerprint(batches, version), seconds=checkpoint_seconds)
+        meet("fisher_information")
+        mine = share_of_process(batches)
+        total = sum(batch_size(batches[index]) for index in mine)
+        ended = "all sequences"
+        with (
+            saved.locked(),
+            preserved_modes(model),
+            interruptible(stop) as stopping,
+            progress_bar(total=total, description="Fisher information", unit="seq", show=progress) as bar,
+        ):
+            done = saved.restore(run.sums)
+            bar.update(run.sums.n_sequences)
+            logger.info("%s: %d sequences, %s, %s", type(model).__name__, total, estimator, resolution)
+            run.choose_way(batches)
+            for count, index in enumerate(mine):
+                if count < done:
+                    continue
+                if stopping():
+                    ended = "stopped"
+                    break
+                run.add_batch(batches[index], index)
+                done = count + 1
+                bar.update(batch_size(batches[index]))
+                saved.write_if_due(run.sums, done)
+                if stop_when_stable is not None and run.is_stable(stop_when_stable):
+                    ended = f"stable at confidence {stop_when_stable:g}"
+                    break
+            saved.write_if_due(run.sums, done, always=True)
+        if not run.sums.n_sequences:
+            raise KeyboardInterrupt("stopped before the first batch was complete: there is no Fisher information yet")
+        if ended == "stopped":
+            warnings.warn(
+                f"Stopped after {run.sums.n_sequences} of {total} sequences: the scores are those of these sequences.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return run.result(ended=ended, text_checksum=getattr(batches, "checksum", None))
 
 
-def _chosen(model: nn.Module, parameters: Iterable[str] | None) -> dict[str, nn.Parameter]:
-    check_weights_present(model)
-    known = dict(model.named_parameters())
-    if not known:
-        raise ValueError(f"{type(model).__name__} has no parameters, so there is no Fisher information.")
-    if parameters is None:
-        return known
-    names = list(dict.fromkeys(parameters))
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise ValueError(
-            f"expected parameters as names of the model's parameters ({few(list(known))}), got {few(unknown) or 'none'}"
-        )
-    return {name: known[name] for name in names}
+@contextmanager
+def _ordinary_autograd(model: nn.Module) -> Iterator[None]:
+    """Gradients as outside of any mode that the caller is in, and compiled modules run as they were written."""
+    compiled = any(
+        hasattr(each, "_orig_mod") or getattr(each, "_compiled_call_impl", None) is not None for each in model.modules()
+    )
+    with ExitStack() as stack:
+        stack.enter_context(own_arithmetic())
+        if compiled:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield

@@ -42,7 +42,11 @@ def surrogate_losses(
     Random numbers depend on `seed`, the draw and the sequence's number (`first` + row) alone, so neither the batch
     size nor the method changes them, and no global generator is touched.
     """
-    if predictions.labels.is_floating_point() and estimator == "empirical":
+    if predictions.kind != "classes":
+        if estimator != "empirical":
+            raise ValueError(
+                f"estimator={estimator!r} needs one class per label, got {predictions.kind} labels: take 'empirical'"
+            )
         yield predictions.losses()
         return
     # up to a constant, which no gradient and no softmax sees
@@ -101,8 +105,6 @@ def check_estimator(estimator: str, draws: int) -> None:
 
 def _every_class(predictions: Predictions, log_p: Tensor) -> Iterator[Tensor]:
     classes = log_p.shape[-1]
-    if predictions.labels.is_floating_point():
-        raise ValueError("estimator='exact' needs classes; a regression head has none: take 'empirical'.")
     if len(predictions.offsets) - 1 != len(predictions.labels) or classes > _MOST_CLASSES:
         raise ValueError(
             f"estimator='exact' takes one backward pass per class and is for classifiers with one prediction per "

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from gdrop_viz.base.checks import number, one_of, whole
+from gdrop_viz.base.order_statistics import concentration, largest
 from gdrop_viz.base.saved import Saved
+from gdrop_viz.fisher.layouts import Layout
 from gdrop_viz.fisher.stability import stability
-from gdrop_viz.fisher.units import by_head, by_unit, is_transposed
+from gdrop_viz.fisher.units import by_head, by_unit
+from gdrop_viz.fisher.weights import weights_of
 from gdrop_viz.models.anatomy import places_of
 
 if TYPE_CHECKING:
@@ -51,8 +53,10 @@ class Fisher(Saved):
         Of the batches, where they have one.
     is_restricted : bool
         Whether only some of the model's parameters were asked for.
-    n_heads, n_key_value_heads : int | None
-        The configuration's numbers of attention heads.
+    left_out : list[str]
+        Parameters that have no gradients, integers and 8-bit floats: they have no scores and count nowhere.
+    layouts : dict[str, Layout]
+        How each tensor is divided into output units and attention heads: see `gdrop_viz.fisher.layouts`.
     metadata : dict
         Draws, seed, sequences per row of `history`, versions of the libraries.
 
@@ -77,8 +81,8 @@ class Fisher(Saved):
     ended: str = ""
     text_checksum: str | None = None
     is_restricted: bool = False
-    n_heads: int | None = None
-    n_key_value_heads: int | None = None
+    left_out: list[str] = field(default_factory=list)
+    layouts: dict[str, Layout] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -146,7 +150,7 @@ class Fisher(Saved):
         one_of(by, ("tensor", *_GROUPINGS, "head", "neuron"), "by")
         if by in ("head", "neuron"):
             scores = self._need_scores(f"grouped({by!r})")
-            return by_unit(scores, by, self._heads() if by == "head" else 0, self.n_key_value_heads)
+            return by_unit(scores, by, self._with_heads() if by == "head" else self.layouts)
         frame = self.to_frame()
         if by == "tensor":
             return frame
@@ -177,10 +181,10 @@ class Fisher(Saved):
         import pandas as pd
 
         scores = self._need_scores("heads()")
-        n_heads = self._heads() if n_heads is None else whole(n_heads, "n_heads")
-        parts = {name: by_head(name, score, n_heads, self.n_key_value_heads) for name, score in scores.items()}
+        layouts = self._with_heads(n_heads)
+        parts = {name: by_head(name, score, layouts.get(name, Layout())) for name, score in scores.items()}
         rows = {name: part.double().mean(1).tolist() for name, part in parts.items() if part is not None}
-        return pd.DataFrame.from_dict(rows, orient="index", columns=range(n_heads)).rename_axis(columns="head")
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="head")
 
     def neurons(self, name: str) -> Tensor:
         """Mean score of each output unit of one matrix, (units,): rows, or columns of GPT-2's transposed Conv1D.
@@ -190,7 +194,7 @@ class Fisher(Saved):
         scores = self._need_scores("neurons()")
         if name not in scores or scores[name].dim() != 2:
             raise ValueError(f"expected name as that of a matrix among the parameters, got {name!r}")
-        return scores[name].double().mean(0 if is_transposed(name) else 1)
+        return scores[name].double().mean(0 if self.layouts.get(name, Layout()).inputs_first else 1)
 
     def concentration(self, points: int = 200) -> pd.DataFrame:
         """Share of the information that the highest-scoring parameters carry, at `points` shares of the parameters.
@@ -204,30 +208,27 @@ class Fisher(Saved):
         import pandas as pd
 
         if self.scores is not None:
-            ordered = torch.cat([score.flatten() for score in self.scores.values()]).sort(descending=True).values
-            weight = torch.ones((), dtype=torch.float64)
-            carried = ordered.double().cumsum(0)
-            taken = torch.arange(1, len(ordered) + 1, dtype=torch.float64)
+            n = sum(score.numel() for score in self.scores.values())
+            ranks = _spread(n, points)
+            taken, (information, area) = ranks / n, concentration(self.scores.values(), ranks)
         else:
             frame = self.to_frame().sort_values("mean", ascending=False)
-            weight = torch.tensor(frame["elements"].to_numpy(dtype=float))
-            carried = (torch.tensor(frame["mean"].to_numpy(dtype=float)) * weight).cumsum(0)
-            taken = weight.cumsum(0)
-        total = float(carried[-1]) or 1.0
-        share_taken, share_carried = taken / taken[-1], carried / total
-        # area under the Lorenz curve from above, by trapezoids through the origin
-        left_taken = torch.cat([share_taken.new_zeros(1), share_taken[:-1]])
-        left_carried = torch.cat([share_carried.new_zeros(1), share_carried[:-1]])
-        area = float(((share_taken - left_taken) * (share_carried + left_carried) / 2).sum())
-        n = len(share_taken)
-        at = np.unique(np.concatenate([np.geomspace(1, n, points), np.linspace(1, n, points)]).round().astype(int) - 1)
-        frame = pd.DataFrame({"parameters": share_taken[at].numpy(), "information": share_carried[at].numpy()})
+            weight = frame["elements"].to_numpy(dtype=float)
+            carried = (frame["mean"].to_numpy(dtype=float) * weight).cumsum()
+            shares, held = weight.cumsum() / weight.sum(), carried / (carried[-1] or 1.0)
+            # area under the Lorenz curve from above, by trapezoids through the origin
+            area = float(np.trapezoid(np.insert(held, 0, 0.0), np.insert(shares, 0, 0.0)))
+            at = _spread(len(shares), points) - 1
+            taken, information = shares[at], held[at]
+        frame = pd.DataFrame({"parameters": taken, "information": information})
         frame = pd.concat([pd.DataFrame({"parameters": [0.0], "information": [0.0]}), frame], ignore_index=True)
         frame.attrs["gini"] = 2 * area - 1
         return frame
 
     def located(self, fraction: float) -> pd.DataFrame:
         """Places of the top `fraction` of the parameters: counts and shares by layer and component.
+
+        They are exactly the parameters that `top_k` selects, also among equal scores.
 
         Returns
         -------
@@ -242,11 +243,9 @@ class Fisher(Saved):
         """
         scores = self._need_scores("located()")
         number(fraction, "fraction", above=0, most=1)
-        flat = torch.cat([score.flatten() for score in scores.values()])
-        k = max(1, round(fraction * len(flat)))
-        threshold = flat.kthvalue(len(flat) - k + 1).values
+        chosen = largest(scores, max(1, round(fraction * sum(score.numel() for score in scores.values()))))
         frame = self.to_frame()
-        frame["chosen"] = [int((scores[name] >= threshold).sum()) for name in frame.index]
+        frame["chosen"] = [int(chosen[name].count_nonzero()) for name in frame.index]
         table = frame.groupby(["layer", "component"], sort=False)[["elements", "chosen"]].sum()
         table["of the top"] = table["chosen"] / table["chosen"].sum()
         table["of the place"] = table["chosen"] / table["elements"]
@@ -262,10 +261,15 @@ class Fisher(Saved):
         counts = [int(np.prod(self.shapes[name])) if name in self.shapes else 1 for name in self.means.index]
         return pd.Series(counts, index=self.means.index, name="elements")
 
-    def _heads(self) -> int:
-        if self.n_heads is None:
+    def _with_heads(self, n_heads: int | None = None) -> dict[str, Layout]:
+        if n_heads is not None:
+            whole(n_heads, "n_heads")
+            return {
+                name: replace(self.layouts.get(name, Layout()), n_heads=n_heads, head_size=None) for name in self.shapes
+            }
+        if all(layout.n_heads is None for layout in self.layouts.values()):
             raise ValueError("the number of attention heads is unknown; use heads(n_heads=...)")
-        return self.n_heads
+        return self.layouts
 
     def _need_scores(self, what: str) -> dict[str, Tensor]:
         if self.scores is None:
@@ -277,7 +281,7 @@ class Fisher(Saved):
 
     def check_model(self, model: nn.Module) -> None:
         """Raise ValueError, naming the first mismatch, if the scores are not those of a model of this shape."""
-        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        shapes = {name: tuple(weight.shape) for name, weight in weights_of(model).items()}
         for name, shape in (self.shapes or dict.fromkeys(self.means.index)).items():
             if name not in shapes:
                 raise ValueError(
@@ -286,11 +290,11 @@ class Fisher(Saved):
                 )
             if shape is not None and shapes[name] != shape:
                 raise ValueError(f"the scores of {name!r} have shape {shape}, the model's parameter {shapes[name]}")
-        without = [name for name in shapes if name not in self.means.index]
+        without = shapes.keys() - set(self.means.index) - set(self.left_out)
         if without and self.shapes and not self.is_restricted:
             raise ValueError(
                 f"these Fisher scores are of {self.model_class or 'another model'}: they hold nothing for "
-                f"{without[0]!r}, a parameter of {type(model).__name__}; estimate on this model, or load theirs"
+                f"{min(without)!r}, a parameter of {type(model).__name__}; estimate on this model, or load theirs"
             )
 
     # --- on disk, and shown -------------------------------------------------------------------------------------------
@@ -334,3 +338,8 @@ class Fisher(Saved):
     def _table(self) -> pd.DataFrame:
         top = self.grouped("layer and component").sort_values("mean", ascending=False).head(8)
         return top[["elements", "mean", "standard error", "share"]]
+
+
+def _spread(n: int, points: int) -> np.ndarray:
+    """Ranks from 1 to n, evenly spread on a logarithmic and on a linear scale."""
+    return np.unique(np.concatenate([np.geomspace(1, n, points), np.linspace(1, n, points)]).round().astype(int))

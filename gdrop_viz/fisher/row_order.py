@@ -32,6 +32,14 @@ Order = RowOrder | Offsets
 # rows in the same order (a residual connection brings a mixture of experts back in line)
 _GATHERS = {torch.Tensor.__getitem__, torch.index_select, torch.Tensor.index_select, torch.masked_select}
 _ALIGNING = {torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.add_, torch.Tensor.__iadd__}
+# calls that take no more than type and device from a tensor
+CONSTANTS = {
+    torch.Tensor.new_zeros,
+    torch.Tensor.new_ones,
+    torch.Tensor.new_full,
+    torch.Tensor.new_empty,
+    torch.Tensor.new_tensor,
+}
 _SCATTERS = {
     torch.index_add,
     torch.Tensor.index_add,

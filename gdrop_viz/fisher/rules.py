@@ -89,7 +89,8 @@ def _product(forward: Forward, inputs: Tensor, weight: Tensor, bias: Tensor | No
     return uses
 
 
-def _embedding(forward: Forward, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Uses | None:
+def table_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, int | None]:
+    """Index, weight and padding row of a look-up (`F.embedding`); Unsupported if it renormalises or rescales."""
     call = _bound(
         lambda input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False: (
             None
@@ -98,11 +99,16 @@ def _embedding(forward: Forward, func: Any, args: tuple[Any, ...], kwargs: dict[
         kwargs,
     )
     index, weight, padding = call["input"], call["weight"], call["padding_idx"]
-    if call["max_norm"] is not None or call["scale_grad_by_freq"] or not forward.is_tracked(weight):
+    if call["max_norm"] is not None or call["scale_grad_by_freq"]:
         raise Unsupported("an embedding that renormalises or rescales")
-    offsets = forward.offsets(index, index.shape)
     if padding is not None and padding < 0:
         padding += weight.shape[0]
+    return index, weight, padding
+
+
+def _embedding(forward: Forward, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Uses | None:
+    index, weight, padding = table_of(args, kwargs)
+    offsets = forward.offsets(index, index.shape)
     return [(weight, TableUse(weight.shape, offsets, index.reshape(-1), padding))]
 
 

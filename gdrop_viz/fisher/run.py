@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,14 +16,18 @@ from torch import nn
 from gdrop_viz.base.checks import few, finite_weights, number, one_of
 from gdrop_viz.base.processes import distributed
 from gdrop_viz.fisher.batch import Batch, Objective, Part, add_batched, add_looped, batch_size
+from gdrop_viz.fisher.checkpoint import fingerprint
 from gdrop_viz.fisher.estimators import check_estimator
+from gdrop_viz.fisher.layouts import Layout, inputs_first, layouts_of
 from gdrop_viz.fisher.processes import merged
 from gdrop_viz.fisher.result import Fisher
-from gdrop_viz.fisher.self_check import parameters_to_loop
+from gdrop_viz.fisher.self_check import check_gradients, first_two, self_check
 from gdrop_viz.fisher.stability import is_stable
 from gdrop_viz.fisher.sums import IncompleteSum, Sums
+from gdrop_viz.fisher.weights import weights_of
 from gdrop_viz.models.devices import on_device_of
-from gdrop_viz.models.losses import check_batch
+from gdrop_viz.models.facts import facts_of
+from gdrop_viz.models.losses import checked_batches
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +37,20 @@ RESOLUTIONS = ("element", "tensor")
 
 @dataclass
 class Run:
-    """One estimation of the scores of `parameters`; `looped` are those that go through the loop, with the reason."""
+    """One estimation of the scores of `parameters`; `left_out` are those that cannot have any.
+
+    `looped` are those that go through the loop, with the reason; `kinds` what the self-check has seen of the others.
+    """
 
     model: nn.Module
     parameters: dict[str, nn.Parameter]
+    left_out: list[str]
     objective: Objective
     resolution: str
     method: str
     looped: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, frozenset[str]] | None = None
+    layouts: dict[str, Layout] = field(default_factory=dict)
     sums: Sums = field(init=False)
     _starts: list[int] = field(init=False)
 
@@ -56,38 +67,42 @@ class Run:
             raise TypeError(f"expected loss as a callable(outputs, batch) -> (N,), got {type(loss).__name__}")
         self.sums = Sums.of(self.parameters, elements=self.resolution == "element")
 
-    def checked(self, batches: Iterable[Batch], stop_when_stable: float | None) -> Sequence[Batch]:
+    def checked(self, given: Any, batches: Any, stop_when_stable: float | None) -> Sequence[Batch]:
         """Return the batches; everything that can be wrong with them is found before the work starts."""
         if stop_when_stable is not None:
             number(stop_when_stable, "stop_when_stable, a confidence,", above=0, below=1)
-        if isinstance(batches, (Mapping, str)) or not isinstance(batches, Iterable):
-            came = type(batches).__name__
-            raise TypeError(f"expected batches as a sequence of dicts of tensors (gv.pretraining_batches), got {came}")
-        if not isinstance(batches, Sequence):
-            batches = list(batches)
-        if not batches:
-            raise ValueError("there are no batches; gv.pretraining_batches(lm, texts) makes them")
-        for index, batch in enumerate(batches):
-            check_batch(self.model, batch, loss=self.objective.loss, where=f"batch {index}")
-        if stop_when_stable is not None and distributed():
-            raise ValueError("stop_when_stable= needs one process: several would not stop at the same batch")
+            if distributed():
+                raise ValueError("stop_when_stable= needs one process: several would not stop at the same batch")
+        finite_weights(self.parameters.items())
+        batches = checked_batches(given, batches, loss=self.objective.loss)
         # random labels belong to a sequence's number in the whole text, whichever process works on it
         self._starts = [0, *accumulate(batch_size(batch) for batch in batches)]
-        finite_weights(self.model.named_parameters())
         return batches
 
-    def choose_way(self, batch: Batch) -> None:
-        """Decide by a look at `batch` which parameters go through the loop, and say so."""
+    def fingerprint(self, batches: Sequence[Batch], version: str | None) -> str:
+        """Of everything that determines the sums."""
+        names = list(self.parameters)
+        return fingerprint(self.model, batches, self.objective, self.resolution, self.method, names, version)
+
+    def choose_way(self, batches: Sequence[Batch]) -> None:
+        """Decide by a look at the first two sequences which parameters go through the loop, and say so."""
+        two = usable(self.model, first_two(batches))
+        with inputs_first(self.model) as transposed:
+            check_gradients(self.model, two, self.objective)
+        self.layouts = layouts_of(self.model, self.parameters, transposed)
         if self.method == "loop":
             self.looped = dict.fromkeys(self.parameters, "method='loop'")
+        elif self.method == "auto" and facts_of(self.model).get("mixes"):
+            self._loop(dict.fromkeys(self.parameters, "the sequences of a batch influence each other"))
         elif self.method == "auto":
-            batch = on_device_of(self.model, batch)
             elements = self.resolution == "element"
-            self._loop(parameters_to_loop(self.model, self.parameters, batch, self.objective, elements=elements))
+            checked = self_check(self.model, self.parameters, two, self.objective, elements=elements)
+            self.kinds = checked.kinds
+            self._loop(checked.looped)
 
     def add_batch(self, batch: Batch, index: int) -> None:
         """Add one batch; if it does not fit into memory, its halves."""
-        part = Part(on_device_of(self.model, batch), self._starts[index], where=f"batch {index}")
+        part = Part(usable(self.model, batch), self._starts[index], where=f"batch {index}")
         self.sums.begin(len(part))
         self._add(part, {})
         self.sums.end(part.where)
@@ -98,7 +113,9 @@ class Run:
         try:
             left_out = {}
             if batched:
-                left_out = add_batched(self.model, batched, part, self.sums, self.objective, added=progress)
+                left_out = add_batched(
+                    self.model, batched, part, self.sums, self.objective, added=progress, checked=self.kinds
+                ).left_out
         except RuntimeError as error:
             if not _is_out_of_memory(error) or len(part) < 2:
                 raise
@@ -148,9 +165,9 @@ class Run:
             scores=scores,
             history=pd.DataFrame(sums.history_rows(), columns=names),
             model_class=type(self.model).__name__,
-            n_heads=self._of_config("num_attention_heads"),
-            n_key_value_heads=self._of_config("num_key_value_heads"),
-            is_restricted=len(self.parameters) < len(list(self.model.parameters())),
+            layouts=self.layouts,
+            is_restricted=len(self.parameters) + len(self.left_out) < len(weights_of(self.model)),
+            left_out=self.left_out,
             looped=self.looped,
             ended=ended,
             text_checksum=text_checksum,
@@ -162,9 +179,13 @@ class Run:
             },
         )
 
-    def _of_config(self, name: str) -> int | None:
-        value = getattr(getattr(self.model, "config", None), name, None)
-        return value if isinstance(value, int) and value else None
+
+def usable(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """The batch on the model's device, in tensors that autograd can keep."""
+    return {
+        name: value.clone() if isinstance(value, torch.Tensor) and value.is_inference() else value
+        for name, value in on_device_of(model, batch).items()
+    }
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

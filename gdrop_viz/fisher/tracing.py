@@ -14,6 +14,7 @@ Parameters that meet the batch in a call without a rule are `unsupported`: the c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,15 +25,18 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gdrop_viz.base.nested import mapped, tensors_in
-from gdrop_viz.fisher.per_sample import PulledBackUse, Use
-from gdrop_viz.fisher.row_order import ORDER, RowOrder, order_after, order_of, set_order
-from gdrop_viz.fisher.rules import RULES, Unsupported, Uses, copies
+from gdrop_viz.fisher.per_sample import PulledBackUse, RowwiseUse, TableUse, Use
+from gdrop_viz.fisher.row_order import CONSTANTS, ORDER, RowOrder, order_after, order_of, set_order
+from gdrop_viz.fisher.rules import RULES, Unsupported, Uses, copies, table_of
 
 
 @dataclass(frozen=True)
 class _Derived:
-    graph: Tensor  # has the autograd way back to `leaves`
+    """`graph` has the autograd way back to `leaves`; of a look-up in a parameter, index and padding are kept too."""
+
+    graph: Tensor
     leaves: dict[str, Tensor]
+    look_up: tuple[Tensor, int | None] | None = None
 
 
 class Tracer(TorchFunctionMode):
@@ -81,6 +85,10 @@ class Tracer(TorchFunctionMode):
             if arrived:
                 self._complete(name, arrived)
 
+    def kinds(self) -> dict[str, frozenset[str]]:
+        """In which ways each parameter was used."""
+        return {name: frozenset(map(_kind, uses)) for name, uses in self.uses.items()}
+
     # --- the mode ----------------------------------------------------------------------------------------------------
 
     def __torch_function__(
@@ -92,16 +100,16 @@ class Tracer(TorchFunctionMode):
         if not tracked:
             return self._ordered(func, tensors, func(*args, **kwargs))
         others = [tensor for tensor in tensors if not self.is_tracked(tensor) and self.is_of_batch(tensor)]
-        if not torch.is_grad_enabled():
-            return func(*args, **kwargs)  # what the model computes without gradients has none
-        if not others and not self._looks_up_sequences(func, args, kwargs):
+        if not torch.is_grad_enabled():  # what the model computes without gradients has none
+            return self._ordered(func, others, func(*args, **kwargs))
+        if not others:
             return self._derive(func, args, kwargs, tracked)
         return self._ordered(func, others, self._use(func, args, kwargs, tracked))
 
     def _ordered(self, func: Callable[..., Any], inputs: list[Tensor], output: Any) -> Any:
         """Give `output` its row order."""
         orders = [order for tensor in inputs if (order := getattr(tensor, ORDER, None)) is not None]
-        if not orders:
+        if not orders or func in CONSTANTS:
             return output
         if func is torch.Tensor.__setitem__:
             set_order(inputs[0], RowOrder.BY_SEQUENCE)
@@ -174,12 +182,6 @@ class Tracer(TorchFunctionMode):
         """Arguments with derived tensors cut off from their parameters: the ordinary forward."""
         return mapped(value, lambda tensor: tensor.detach() if id(tensor) in self._derived else tensor)
 
-    def _looks_up_sequences(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        if func is not F.embedding:
-            return False
-        index = args[0] if args else kwargs["input"]
-        return index.dim() > 1 and index.shape[0] == self.sequences
-
     def _sources(self, tensor: Tensor) -> list[str]:
         name = self.names.get(id(tensor))
         return [name] if name is not None else list(self._derived[id(tensor)][1].leaves)
@@ -190,6 +192,11 @@ class Tracer(TorchFunctionMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tracked: list[Tensor]
     ) -> Any:
         """Compute something from parameters and constants alone, keeping the way back."""
+        look_up = None
+        if func is F.embedding and self.is_parameter(tracked[0]):
+            with suppress(Unsupported):
+                index, _, padding = table_of(args, kwargs)
+                look_up = index, padding
         leaves: dict[str, Tensor] = {}
         for tensor in tracked:
             if (name := self.names.get(id(tensor))) is not None:
@@ -209,7 +216,7 @@ class Tracer(TorchFunctionMode):
             output = func(*args, **kwargs)
         for tensor in tensors_in(output):
             if tensor.requires_grad:
-                self._derived[id(tensor)] = tensor, _Derived(tensor, leaves)
+                self._derived[id(tensor)] = tensor, _Derived(tensor, leaves, look_up)
         return output
 
     def _recorded(self, output: Tensor, uses: Uses) -> Tensor:
@@ -228,19 +235,26 @@ class Tracer(TorchFunctionMode):
         for tensor, use in uses:
             if not self.is_tracked(tensor):
                 continue
-            named = self._uses_of_sources(tensor, use)
+            use, named = self._uses_of_sources(tensor, use)
             for name, one in named.items():
                 self.uses[name].append(one)
             owned.append((use, named))
         hooked.register_hook(partial(self._arrived, owned))
         return output
 
-    def _uses_of_sources(self, tensor: Tensor, use: Use) -> dict[str, Use]:
+    def _uses_of_sources(self, tensor: Tensor, use: Use) -> tuple[Use, dict[str, Use]]:
+        """The use of a tensor, and what it is for each parameter that the tensor was computed from."""
         name = self.names.get(id(tensor))
         if name is not None:
-            return {name: use}
+            return use, {name: use}
         derived = self._derived[id(tensor)][1]
-        return {
+        if derived.look_up is not None and isinstance(use, RowwiseUse):
+            # looked up by a constant index that has a row per sequence (positions, token types): a table like any other
+            (name, leaf), (index, padding) = next(iter(derived.leaves.items())), derived.look_up
+            each = index[0].numel()
+            use = TableUse(leaf.shape, tuple(each * row for row in use.offsets), index.reshape(-1), padding)
+            return use, {name: use}
+        return use, {
             name: PulledBackUse(leaf.shape, use.offsets, use, partial(_pull_back, derived.graph, leaf))
             for name, leaf in derived.leaves.items()
         }
@@ -264,6 +278,11 @@ class Tracer(TorchFunctionMode):
             # the graph outlives its backward pass, and its hooks their uses: let the activations go now
             for use in uses:
                 use.release()
+
+
+def _kind(use: Use) -> str:
+    inner = f" of {_kind(use.inner)}" if isinstance(use, PulledBackUse) else ""
+    return f"{type(use).__name__}{inner}"
 
 
 def _pull_back(graph: Tensor, leaf: Tensor, gradient: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from gdrop_viz.base.checks import finite_losses, finite_weights
 from gdrop_viz.base.locks import Hold, model_lock
 from gdrop_viz.base.state import preserved_modes, preserved_rng
+from gdrop_viz.models.backbone import undistributed
 from gdrop_viz.models.devices import check_weights_present, on_device_of
-from gdrop_viz.models.losses import Loss, sequence_losses
+from gdrop_viz.models.losses import Loss, checked_batches, sequence_losses
 from gdrop_viz.perturbation.directions import Direction, working_dtype
 
 Batch = Mapping[str, Tensor]
@@ -48,7 +49,9 @@ class MovedWeights:
     def __init__(self, model: nn.Module, planes: Planes) -> None:
         self._planes = planes
         moved = {name for directions in planes.values() for direction in directions for name in direction.vectors}
-        self._parameters = {name: parameter for name, parameter in model.named_parameters() if name in moved}
+        self._parameters = {
+            name: parameter for name, parameter in undistributed(model).named_parameters() if name in moved
+        }
         self._originals = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
         self._away: set[str] = set()
 
@@ -175,7 +178,9 @@ def evaluating_in_worker(*arguments: Any) -> Callable[[str, Sequence[float]], Po
     return point
 
 
-def checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics: Mapping[str, Any]) -> list[Batch]:
+def checked(
+    model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics: Mapping[str, Any], loss: Loss | None
+) -> list[Batch]:
     """Return the batches as a list, or raise what is wrong with any argument before anything is computed."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}; pass lm.model")
@@ -183,7 +188,7 @@ def checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics:
         raise ValueError("expected at least one surface to compute, got none")
     check_weights_present(model)
     finite_weights(model.named_parameters())
-    parameters = {name: parameter.shape for name, parameter in model.named_parameters()}
+    parameters = {name: parameter.shape for name, parameter in undistributed(model).named_parameters()}
     for directions in planes.values():
         wrong = next((d for d in directions if not isinstance(d, Direction)), None)
         if wrong is not None:
@@ -209,8 +214,5 @@ def checked(model: nn.Module, batches: Sequence[Batch], planes: Planes, metrics:
             )
         if not isinstance(name, str) or "/" in name or name in ("x", "y", "loss", "standard_error", "evaluated"):
             raise ValueError(f"expected names of metrics that are free and without '/', got {name!r}; choose another")
-    kept = [batches] if isinstance(batches, Mapping) else list(batches)
-    if not kept or not all(isinstance(batch, Mapping) for batch in kept):
-        came = f"a sequence with {type(kept[0]).__name__}" if kept else "none"
-        raise ValueError(f"expected at least one batch (a dict of tensors), got {came}; see pretraining_batches")
+    kept = checked_batches(model, batches, loss=loss)
     return [{name: value for name, value in batch.items() if isinstance(value, Tensor)} for batch in kept]

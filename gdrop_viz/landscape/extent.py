@@ -48,7 +48,7 @@ def proposed_extent(
     """
     number(rise, "rise", above=0)
     directions = [directions] if isinstance(directions, Direction) else list(directions)
-    batches = checked(model, batches, {"": directions}, metrics={})
+    batches = checked(model, batches, {"": directions}, {}, loss)
     few, n_sequences = [], 0
     for batch in batches:
         few.append(batch)

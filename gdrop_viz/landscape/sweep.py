@@ -215,7 +215,7 @@ class _Sweep:
         self.model, self.planes, self.loss, self.version = model, planes, loss, version
         self.progress, self.executor, self.on_point, self.stop = progress, executor, on_point, stop
         self.metrics = dict(metrics or {})
-        self.batches = checked(model, batches, planes, self.metrics)
+        self.batches = checked(model, batches, planes, self.metrics, loss)
         if executor is not None:
             check_executor(executor)
         if extent is None:
@@ -315,7 +315,7 @@ class _Sweep:
             "inner_products": [[a.dot(b) for b in directions] for a in directions],
             "n_sequences": self.n_sequences,
             "text": text if isinstance(text, str) else digest(self.batches),
-            "unit": loss_unit(self.batches[0], loss=self.loss),
+            "unit": loss_unit(self.batches[0], loss=self.loss, model=self.model),
         }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gdrop_viz.models.backbone import unwrapped
-from gdrop_viz.models.inputs import forward_parameters, longest_input
+from gdrop_viz.models.inputs import forward_parameters, longest_input, takes_any
 from gdrop_viz.models.own_loss import check_label_shape, label_rule
 from gdrop_viz.models.trials import vocabulary_of
 
@@ -101,7 +100,7 @@ def check_batch(model: nn.Module, batch: Any, *, loss: Any = None, where: str = 
 
 def _check_names(model: nn.Module, batch: Mapping[str, Any], where: str) -> None:
     parameters = forward_parameters(model)
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+    if takes_any(parameters):
         return
     unknown = [name for name in batch if name != "labels" and name not in parameters]
     if unknown:

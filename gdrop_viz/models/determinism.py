@@ -13,26 +13,25 @@ from gdrop_viz.base.nested import tensors_in
 _ROUNDING = 1e-3  # kernels that add in another order each time differ by less, a drawn mask by more
 
 
-def check_determinism(model: nn.Module, losses: Callable[[], Tensor], where: str) -> None:
-    """Raise ValueError, naming the module, if `losses` of the model in eval mode differ between two runs."""
-    first, second = losses(), losses()
+def check_determinism(model: nn.Module, compute: Callable[[], Tensor], what: str) -> None:
+    """Raise ValueError, naming the module, if what a model in eval mode computes differs between two runs."""
+    first, second = compute(), compute()
     if torch.equal(first, second) or not bool(torch.isfinite(first).all()):
         return
-    culprit = _first_that_differs(model, losses)
-    scale = float(first.abs().max())
-    if culprit is None and float((first - second).abs().max()) <= _ROUNDING * scale:
+    culprit = _first_that_differs(model, compute)
+    difference = float((first - second).abs().max())
+    if culprit is None and difference <= _ROUNDING * float(first.abs().max()):
         return
-    name = f"the module {culprit!r}" if culprit else "its forward"
+    name = f"the module {culprit!r}" if culprit else type(model).__name__
     raise ValueError(
-        f"expected the same losses of {where} in two runs in eval mode, got {float(first[0]):.6g} and "
-        f"{float(second[0]):.6g} for its first sequence: {name} draws random numbers; switch it off in eval mode "
-        "(F.dropout(..., training=self.training))"
+        f"expected the same {what} from two runs in eval mode, got a difference of {difference:.2g}: {name} draws "
+        "random numbers; switch that off in eval mode, as F.dropout(..., training=self.training) does"
     )
 
 
-def _first_that_differs(model: nn.Module, losses: Callable[[], Tensor]) -> str | None:
+def _first_that_differs(model: nn.Module, compute: Callable[[], Tensor]) -> str | None:
     """The first module whose outputs differ between two runs although its inputs do not."""
-    runs = [_recorded(model, losses), _recorded(model, losses)]
+    runs = [_recorded(model, compute), _recorded(model, compute)]
     for (name, inputs, outputs), (again, same_inputs, other_outputs) in zip(*runs, strict=False):
         if name != again:
             return name
@@ -46,7 +45,7 @@ def _first_that_differs(model: nn.Module, losses: Callable[[], Tensor]) -> str |
     return None
 
 
-def _recorded(model: nn.Module, losses: Callable[[], Tensor]) -> list[tuple[str, list[Tensor], list[Tensor]]]:
+def _recorded(model: nn.Module, compute: Callable[[], Tensor]) -> list[tuple[str, list[Tensor], list[Tensor]]]:
     """Name, inputs and outputs of each call of a module, in the order in which the calls end."""
     calls: list[tuple[str, list[Tensor], list[Tensor]]] = []
     names = {module: name for name, module in model.named_modules()}
@@ -58,7 +57,7 @@ def _recorded(model: nn.Module, losses: Callable[[], Tensor]) -> list[tuple[str,
 
     handles = [module.register_forward_hook(keep, with_kwargs=True) for module in names]
     try:
-        losses()
+        compute()
     finally:
         for handle in handles:
             handle.remove()

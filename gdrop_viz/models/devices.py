@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gdrop_viz.models.backbone import unwrapped
+
 
 def device_of(model: nn.Module) -> torch.device:
     """Return the device that the model's inputs belong on: its first parameter's; the CPU where it has none.
@@ -32,7 +34,7 @@ def on_device_of(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_weights_present(model: nn.Module) -> None:
-    """Raise ValueError if weights were offloaded, so that the model holds only their shapes.
+    """Raise ValueError if weights are shapes only (offloaded, meta device), or too coarse for gradients (float8).
 
     >>> check_weights_present(nn.Linear(2, 1, device="meta"))
     Traceback (most recent call last):
@@ -43,4 +45,21 @@ def check_weights_present(model: nn.Module) -> None:
         raise ValueError(
             f"the weight {name!r} is not in memory (offloaded to CPU or disk by accelerate?); spread the model over "
             "more GPUs by device_map='auto', take dtype=torch.bfloat16, or load it on the CPU"
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.element_size() < 2:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"expected weights of at least 16 bits, got {name!r} of type {kind}, for which there are no gradients; "
+                "load the model with dtype=torch.bfloat16"
+            )
+
+
+def check_attention(model: nn.Module) -> None:
+    """Raise ValueError if the model's attention has no gradients on its device (flex attention on the CPU)."""
+    config: Any = getattr(unwrapped(model), "config", None)
+    if getattr(config, "_attn_implementation", None) == "flex_attention" and device_of(model).type == "cpu":
+        raise ValueError(
+            "expected attention with gradients on the CPU, got 'flex_attention'; "
+            "call model.set_attn_implementation('sdpa')"
         )

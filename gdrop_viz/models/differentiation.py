@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gdrop_viz.base.checks import few
+from gdrop_viz.base.checks import few, finite_weights
 from gdrop_viz.base.state import preserved_rng
+from gdrop_viz.models.devices import check_weights_present
 
 _NUDGE = 1e-2  # of a tensor's root mean square
 
@@ -22,6 +23,26 @@ def differentiable(parameter: Tensor) -> bool:
     (True, False)
     """
     return parameter.is_floating_point() and parameter.dtype.itemsize > 1
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise ValueError, naming the first, for weights that are not in memory, not finite, or unknown to autograd."""
+    check_weights_present(model)
+    weights = {name: parameter for name, parameter in model.named_parameters() if differentiable(parameter)}
+    if (made := next((name for name, parameter in weights.items() if parameter.is_inference()), None)) is not None:
+        raise ValueError(
+            f"expected weights that can be differentiated, got {made!r} made inside torch.inference_mode(); load the "
+            "model outside of it"
+        )
+    finite_weights(weights.items())
+
+
+def recordable(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the batch with copies of tensors that were made in inference mode, which autograd refuses."""
+    return {
+        name: value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+        for name, value in batch.items()
+    }
 
 
 @contextmanager

@@ -25,8 +25,22 @@ def accepted(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """Return the arguments of the forward of the model inside all wrappers."""
-    return inspect.signature(unwrapped(model).forward).parameters
+    """Return the arguments of the forward of the model inside all wrappers; those that **kwargs pass on too."""
+    inner = unwrapped(model)
+    parameters = dict(inspect.signature(inner.forward).parameters)
+    latest = parameters
+    for kind in type(inner).__mro__[1:]:  # class Mine(GPT2LMHeadModel): def forward(self, *args, **kwargs)
+        if not takes_any(latest) or kind is nn.Module:
+            break
+        if "forward" in vars(kind):
+            latest = dict(inspect.signature(vars(kind)["forward"]).parameters)
+            parameters = {**latest, **parameters}
+    return parameters
+
+
+def takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether a function with these parameters takes others by name."""
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def logits_of(outputs: Any) -> Tensor:

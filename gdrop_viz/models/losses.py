@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gdrop_viz.base.checks import module
+from gdrop_viz.base.checks import module, one_of
+from gdrop_viz.base.locks import model_lock
 from gdrop_viz.models.backbone import undistributed, unwrapped
 from gdrop_viz.models.batches import IGNORED, as_batches, check_batch, check_predicts
 from gdrop_viz.models.determinism import check_determinism
-from gdrop_viz.models.devices import check_weights_present, device_of, on_device_of
+from gdrop_viz.models.devices import check_attention, check_weights_present, device_of, on_device_of
 from gdrop_viz.models.facts import facts_of
 from gdrop_viz.models.heads import Kind, kind_of, row_losses
 from gdrop_viz.models.inputs import (
@@ -212,13 +213,13 @@ def checked_batches(
     Parameters
     ----------
     model
-        The model, or a `Pretrained`, whose objective counts.
+        The model, or a `Pretrained`. The objective of the last `Pretrained` that was made of a model counts.
     batches
         Batches, one batch, or a DataLoader.
     loss
         As for `sequence_losses`; labels are then the caller's matter.
     objective
-        "mlm", "clm" or "span", where it is known.
+        "mlm", "clm" or "span", for a model of which no `Pretrained` was made.
 
     Raises
     ------
@@ -226,23 +227,23 @@ def checked_batches(
         If the batches are no batches, do not fit the model, or the model's losses would mean something else than they
         say: it draws random numbers in eval mode, has another loss of its own, or reads the tokens it is to predict.
     """
-    objective = objective or getattr(model, "objective", None)
     model = undistributed(module(model))
     check_weights_present(model)
-    state_objective(model, objective if objective in OBJECTIVES else None)
+    check_attention(model)
+    if objective is not None:
+        state_objective(model, one_of(objective, OBJECTIVES, "objective"))
     found = as_batches(batches)
-    for number, batch in enumerate(found):
-        check_batch(model, batch, loss=loss, where=f"batch {number}")
-    first = on_device_of(model, found[0])
-    if loss is None:
-        found = _independent_of_padding(model, found)
-        first = on_device_of(model, found[0])
-        if any(len(batch["labels"]) > 1 for batch in found):
-            mixes_sequences(model, first)
-    facts = facts_of(model)
-    if facts.get("checked") != (loss is None):
-        _check_first_losses(model, first, loss)
-        facts["checked"] = loss is None
+    with model_lock(model):
+        for number, batch in enumerate(found):
+            check_batch(model, batch, loss=loss, where=f"batch {number}")
+        facts, once = facts_of(model), "losses" if loss is None else "losses by loss="
+        if once not in facts:
+            _check_first_losses(model, on_device_of(model, found[0]), loss)
+            facts[once] = True
+        if loss is None:
+            found = _independent_of_padding(model, found)
+            if any(len(batch["labels"]) > 1 for batch in found):
+                mixes_sequences(model, on_device_of(model, found[0]))
     return found
 
 
@@ -263,20 +264,19 @@ def _needs_positions(model: nn.Module, batch: Mapping[str, Any]) -> bool:
 
 def _check_first_losses(model: nn.Module, batch: Mapping[str, Any], loss: Loss | None) -> None:
     n = len(batch["labels"] if "labels" in batch else next(iter(batch.values())))
-    few = {
-        name: (value[:2] if value.dim() and len(value) == n else value).clone() if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
+    rows = slice(0, 2 if loss is None else None)
+    few = {name: value.clone() for name, value in batch.items() if isinstance(value, Tensor)}
+    few = {name: value[rows] if value.dim() and len(value) == n else value for name, value in few.items()}
     versions = {name: value._version for name, value in few.items() if isinstance(value, Tensor)}
     name = type(unwrapped(model)).__name__
     with trying(model):
         if loss is not None:
-            check_determinism(model, lambda: sequence_losses(model, few, loss=loss), "batch 0")
+            check_determinism(model, lambda: sequence_losses(model, few, loss=loss), "losses")
         else:
             with readable(model, "batch 0"):
-                check_determinism(model, lambda: sequence_losses(model, few), "batch 0")
                 if label_rule(model, few).per_sequence:
                     check_answers(model, few)
+                sequence_losses(model, few)
     changed = [name for name, version in versions.items() if few[name]._version != version]
     if changed:
         raise ValueError(

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gdrop_viz.models.backbone import unwrapped
+from gdrop_viz.models.backbone import undistributed, unwrapped
+from gdrop_viz.models.determinism import check_determinism
 from gdrop_viz.models.facts import facts_of
 from gdrop_viz.models.heads import kind_of, row_losses
 from gdrop_viz.models.inputs import (
@@ -25,11 +27,13 @@ from gdrop_viz.models.inputs import (
     logits_of,
     longest_input,
     positions_from,
+    takes_any,
 )
 from gdrop_viz.models.objectives import objective_of
 from gdrop_viz.models.trials import FAILURES, LENGTH, other_words, padded, token_shape, trying, two_rows, vocabulary_of
 
 logger = logging.getLogger(__name__)
+_stated: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # the objective that a caller gave
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,12 @@ def label_rule(model: nn.Module, batch: Mapping[str, Any]) -> LabelRule:
         rows = two_rows(batch)
         tokens = token_shape(rows)
         if tokens is None or tokens[1] < 2:
-            return _Trial(model, facts.get("objective")).untried()
+            return _Trial(model, _stated.get(model)).untried()
         with readable(model, "the batch"):
-            facts["label rule"] = _Trial(model, facts.get("objective")).rule(rows)
+            rule = _Trial(model, _stated.get(model)).rule(rows)
+        if rule.classes is None:  # logits that are not finite tell nothing
+            return rule
+        facts["label rule"] = rule
     return facts["label rule"]
 
 
@@ -102,12 +109,12 @@ def check_label_shape(model: nn.Module, batch: Mapping[str, Any], where: str = "
         )
 
 
-def state_objective(model: nn.Module, objective: str | None) -> None:
+def state_objective(model: nn.Module, objective: str) -> None:
     """Note which objective the caller states for `model`; what was measured without it is measured anew."""
-    facts = facts_of(model)
-    if objective is not None and facts.get("objective") != objective:
-        facts.pop("label rule", None)
-        facts["objective"] = objective
+    model = undistributed(model)
+    if _stated.get(model) != objective:
+        facts_of(model).pop("label rule", None)
+        _stated[model] = objective
 
 
 class _Trial:
@@ -118,15 +125,18 @@ class _Trial:
         self.name = type(unwrapped(model)).__name__
 
     def rule(self, rows: Mapping[str, Any]) -> LabelRule:
-        with trying(self.model):
+        with trying(self.model, precise=True) as self.model:
             inputs = accepted(self.model, rows)
             if is_encoder_decoder(self.model):
                 return self._of_decoder(inputs, rows["labels"])
+            check_determinism(self.model, lambda: logits_of(self.model(**inputs)), "logits")
             logits = logits_of(self.model(**inputs))
             if logits.dim() == 2:
                 return LabelRule(per_sequence=True, classes=logits.shape[-1])
             check_label_shape(self.model, rows)
             logits = at_tokens(logits, rows["labels"].shape, self.name)
+            if not bool(logits.isfinite().all()):
+                return self.untried()
             labels = self._labels(rows, logits.shape[-1])
             own = own_loss(self.model, inputs, labels)
             plain = float(F.cross_entropy(logits.float().flatten(0, 1), labels.flatten()))
@@ -145,7 +155,7 @@ class _Trial:
         ids = rows.get("input_ids")
         if not isinstance(ids, Tensor):
             ids = torch.arange(rows["labels"].numel(), device=rows["labels"].device).reshape(rows["labels"].shape)
-        return ids % classes
+        return ids.long() % classes
 
     def _of_decoder(self, inputs: dict[str, Any], labels: Tensor) -> LabelRule:
         labels = labels.masked_fill(labels == -100, max(int(labels.max()), 0))
@@ -154,6 +164,7 @@ class _Trial:
             inputs["decoder_input_ids"] = decoder_inputs(self.model, labels)
             if hasattr(unwrapped(self.model), "prepare_decoder_input_ids_from_labels"):
                 own_inputs = inputs  # FSMT would make them from the encoder's inputs
+        check_determinism(self.model, lambda: logits_of(self.model(**inputs)), "logits")
         logits = at_tokens(logits_of(self.model(**inputs)), labels.shape, self.name)
         own = own_loss(self.model, own_inputs, labels)
         ours = float(F.cross_entropy(logits.float().flatten(0, 1), labels.flatten()))
@@ -178,15 +189,14 @@ class _Trial:
     def _decided(
         self, own: float | None, plain: float, shifted: float, mixing: float, logits: Tensor, rows: Mapping[str, Any]
     ) -> bool:
-        own_shifts = own is not None and _same(own, shifted, logits)
-        own_does_not = own is not None and _same(own, plain, logits)
+        own_shifts = own is not None and _same(own, shifted, logits) and abs(own - shifted) < abs(own - plain) / 2
+        own_does_not = own is not None and _same(own, plain, logits) and abs(own - plain) < abs(own - shifted) / 2
+        unclear = own is not None and _same(own, plain, logits) and _same(own, shifted, logits)
         half_precision = logits.element_size() < 4
         # experts round differently with other tokens beside them, in half precision visibly
         looks_back = mixing <= 1e-4 or (half_precision and own_shifts and mixing < 0.1)
-        if own is not None and not own_shifts and not own_does_not:
+        if own is not None and not own_shifts and not own_does_not and not unclear:
             raise ValueError(self._differing(own, shifted if looks_back else plain, rows))
-        if own_shifts and own_does_not:
-            own_shifts = own_does_not = False  # logits that are the same everywhere tell nothing
         if not self._predicts_words(logits):
             return own_shifts
         if not looks_back and (own_shifts or (self.objective or _configured(self.model)) == "clm"):
@@ -229,11 +239,12 @@ class _Trial:
 
 def check_answers(model: nn.Module, batch: Mapping[str, Any]) -> None:
     """Raise ValueError, with both numbers, if the loss of a classifier on `batch` is another than the model's own."""
-    with trying(model):
-        inputs = accepted(model, batch)
-        logits, labels = logits_of(model(**inputs)), batch["labels"]
+    with trying(model, precise=True) as tried:
+        inputs = accepted(tried, batch)
+        check_determinism(tried, lambda: logits_of(tried(**inputs)), "logits")
+        logits, labels = logits_of(tried(**inputs)), batch["labels"]
         kind = kind_of(model, logits, labels)
-        own = own_loss(model, inputs, labels)
+        own = own_loss(tried, inputs, labels)
         ours = float(row_losses(kind, logits, comparable(kind, logits, labels)).mean())
         if own is not None and not _same(own, ours, logits):
             raise ValueError(_Trial(model, None)._differing(own, ours, batch))
@@ -256,13 +267,14 @@ def comparable(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
 def own_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor) -> float | None:
     """The loss that the model itself computes; None if it computes none. All it gets are copies."""
     parameters = forward_parameters(model)
-    if "labels" not in parameters:
+    if "labels" not in parameters and not takes_any(parameters):
         return None
+    labels = labels.clone() if labels.is_floating_point() else labels.long().clone()
     copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
     if "output_router_logits" in parameters:
         copies["output_router_logits"] = False  # the experts' balance is no part of the loss of the text
     try:
-        loss = getattr(model(**copies, labels=labels.clone()), "loss", None)
+        loss = getattr(model(**copies, labels=labels), "loss", None)
     except FAILURES as error:
         logger.info("%s computes no loss of its own here: %s", type(model).__name__, error)
         return None
@@ -270,12 +282,12 @@ def own_loss(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor) -> flo
 
 
 def at_tokens(logits: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    """Return logits (N, T, C) of the labelled tokens; those of a learned prompt before them are left out."""
-    if logits.dim() == 3 and logits.shape[0] == shape[0] and logits.shape[1] >= shape[1]:
-        return logits[:, logits.shape[1] - shape[1] :]
+    """Return logits (N, T, C) as they are; raise ValueError unless there is a row for each label (N, T)."""
+    if logits.dim() == 3 and logits.shape[:2] == tuple(shape):
+        return logits
     raise ValueError(
         f"expected logits of {name} for labels of shape {tuple(shape)}, got logits of shape {tuple(logits.shape)}; "
-        "give one label per token, or pass loss="
+        "give one label per token (a learned prompt's tokens have none), or pass loss="
     )
 
 
@@ -305,10 +317,10 @@ def mixes_sequences(model: nn.Module, batch: Mapping[str, Any]) -> bool:
             return False
         if is_encoder_decoder(model) and labels.dim() == 2 and "decoder_input_ids" not in rows:
             rows["decoder_input_ids"] = decoder_inputs(model, labels)
-        with trying(model):
+        with trying(model, precise=True) as tried:
             try:
-                together = logits_of(model(**accepted(model, rows)))[1]
-                alone = logits_of(model(**accepted(model, {name: _row(value) for name, value in rows.items()})))[0]
+                together = logits_of(tried(**accepted(model, rows)))[1]
+                alone = logits_of(tried(**accepted(model, {name: _row(value) for name, value in rows.items()})))[0]
             except FAILURES:
                 return False
         facts["mixes"] = not _close(together, alone)
@@ -340,13 +352,13 @@ def _needs_positions(model: nn.Module, batch: Mapping[str, Any], side: str) -> b
     wider = padded(rows, side, by=by, token=token if isinstance(token, int) else 0)
 
     def logits(inputs: Mapping[str, Any]) -> Tensor:
-        found = logits_of(model(**accepted(model, inputs)))
+        found = logits_of(tried(**accepted(model, inputs)))
         if found.dim() == 2 or with_decoder:
             return found
         mask = inputs["attention_mask"].bool()
         return at_tokens(found, mask.shape, type(unwrapped(model)).__name__)[mask.to(found.device)]
 
-    with trying(model):
+    with trying(model, precise=True) as tried:
         try:
             expected, found = logits(rows), logits(wider)
         except FAILURES as error:
@@ -372,6 +384,8 @@ def _row(value: Any) -> Any:
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
+    if not bool(expected.isfinite().all()):
+        return True  # nothing to compare: losses that are not finite are refused elsewhere
     tolerance = 1e-5 if expected.element_size() >= 4 else 0.05  # roundings of some tens of layers
     return float((found - expected).abs().max()) <= tolerance * max(float(expected.abs().max()), 1e-12)
 

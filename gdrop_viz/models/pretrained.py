@@ -18,6 +18,7 @@ from gdrop_viz.models.checksums import verify, write_checksums
 from gdrop_viz.models.devices import check_weights_present
 from gdrop_viz.models.hub import explained_failures, hub_has, looks_like_path, only_cached, quiet_libraries
 from gdrop_viz.models.objectives import MEANING, OBJECTIVES, Objective, auto_class, check_fits, objective_of
+from gdrop_viz.models.own_loss import state_objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,7 @@ class Pretrained:
     def __post_init__(self) -> None:
         instance(self.model, nn.Module, "model", "load_pretrained(name).model")
         one_of(self.objective, OBJECTIVES, "objective")
+        state_objective(self.model, self.objective)
 
     @property
     def n_parameters(self) -> int:
@@ -62,8 +64,20 @@ class Pretrained:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write weights (safetensors), config, tokenizer and their checksums to `folder`, for `load_pretrained`."""
+        """Write weights (safetensors), config, tokenizer and their checksums to `folder`, for `load_pretrained`.
+
+        Raises
+        ------
+        TypeError
+            If model or tokenizer cannot be saved (`tokenizer=None`); nothing is written then.
+        """
         folder = Path(folder)
+        for part, what in ((self.model, "model"), (self.tokenizer, "tokenizer")):
+            if not hasattr(part, "save_pretrained"):
+                raise TypeError(
+                    f"expected a {what} with save_pretrained, as transformers gives it, got {type(part).__name__}; "
+                    f"make the Pretrained with its {what}"
+                )
         with quiet_libraries():
             cast(Any, self.model).save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -14,18 +15,23 @@ from gdrop_viz.models.backbone import unwrapped
 
 LENGTH = 16  # tokens of a sequence on which something is tried
 _PADDING = 3
+_SMALL = 64_000_000  # parameters, a quarter of a gigabyte in float32
 # of a model that cannot do with what it got
 FAILURES = (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError, AssertionError)
 
 
 @contextmanager
-def trying(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode without gradients; its modes, its config and the random numbers are put back."""
+def trying(model: nn.Module, *, precise: bool = False) -> Iterator[nn.Module]:
+    """The model in eval mode without gradients; its modes, its config and the random numbers are put back.
+
+    A `precise` trial of a small model in half precision is made on a copy in float32: a small effect of one token on
+    another would be lost in rounding.
+    """
     config: Any = getattr(unwrapped(model), "config", None)
     problem = getattr(config, "problem_type", None)
     with preserved_modes(model), preserved_rng(), torch.no_grad(), _no_function_mode():
         try:
-            yield
+            yield _in_float32(model) if precise else model
         finally:
             if problem != getattr(config, "problem_type", None):  # a classifier's own loss writes it
                 config.problem_type = problem
@@ -110,6 +116,17 @@ def vocabulary_of(model: nn.Module) -> int | None:
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     size = getattr(config, "vocab_size", None)
     return size if isinstance(size, int) else None
+
+
+def _in_float32(model: nn.Module) -> nn.Module:
+    parameters = list(model.parameters())
+    is_half = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in parameters)
+    if not is_half or sum(parameter.numel() for parameter in parameters) > _SMALL:
+        return model
+    try:
+        return copy.deepcopy(model).float()
+    except (RuntimeError, TypeError, ValueError):  # quantised weights cannot be converted
+        return model
 
 
 def _no_function_mode() -> Any:

@@ -9,12 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gdrop_viz.base.checks import finite_losses, finite_weights, instance, module
+from gdrop_viz.base.checks import finite_losses, instance, module
 from gdrop_viz.base.state import preserved_modes, preserved_requires_grad
 from gdrop_viz.models.backbone import undistributed
 from gdrop_viz.models.devices import check_weights_present
-from gdrop_viz.models.differentiation import check_known, differentiable, gradients, own_arithmetic
-from gdrop_viz.models.losses import Loss, sequence_losses
+from gdrop_viz.models.differentiation import (
+    check_known,
+    check_weights,
+    differentiable,
+    gradients,
+    own_arithmetic,
+    recordable,
+)
+from gdrop_viz.models.losses import Loss, checked_batches, sequence_losses
 from gdrop_viz.perturbation.checkpoints import weights_of
 from gdrop_viz.perturbation.direction import Direction
 from gdrop_viz.perturbation.filters import normalized
@@ -120,26 +127,23 @@ def gradient_direction(
     'gradient'
     """
     moving = _Moving(model, selection, move_vectors)
-    finite_weights((n, p) for n, p in moving.model.named_parameters() if differentiable(p))
+    check_weights(moving.model)
     parameters = list(moving.parameters.values())
-    sums = [torch.zeros_like(parameter, dtype=working_dtype(parameter)) for parameter in parameters]
     n_sequences = 0
     with own_arithmetic(), preserved_modes(moving.model), preserved_requires_grad(moving.model, requires_grad=True):
-        for number, batch in enumerate(batches):
+        sums = [torch.zeros_like(parameter, dtype=working_dtype(parameter)) for parameter in parameters]
+        for number, batch in enumerate(map(recordable, checked_batches(model, batches, loss=loss))):
             losses = sequence_losses(moving.model, batch, loss=loss)
             finite_losses(losses, f"batch {number}")
             found = gradients(losses, parameters)
-            if not n_sequences:
-                again = partial(sequence_losses, moving.model, batch, loss=loss)
-                check_known(again, moving.parameters, found)
+            if not number:
+                check_known(partial(sequence_losses, moving.model, batch, loss=loss), moving.parameters, found)
             n_sequences += len(losses)
             for total, part in zip(sums, found, strict=True):
                 if part is not None:
                     total += part
-    if not n_sequences:
-        raise ValueError("expected at least one batch, got none; a generator is used up after one pass")
-    vectors = {name: total / n_sequences for name, total in zip(moving.parameters, sums, strict=True)}
-    return moving.direction(vectors, normalize, norm, label="gradient")
+        vectors = {name: (total / n_sequences).detach() for name, total in zip(moving.parameters, sums, strict=True)}
+        return moving.direction(vectors, normalize, norm, label="gradient")
 
 
 def difference_direction(

@@ -62,8 +62,9 @@ class Series:
 
     `style` chooses hue, dash and marker together, so that no two series differ by hue alone. An interval is a band
     along a line, or a bar at each point: with `bars`, and at lone markers; `horizontal` where the values and their
-    bars run along x. `faint` is for what stands behind: single runs as small dots, thin lines. `details` is read out
-    at each point instead of `label`. A point on another series' line need not stand `in_legend`.
+    bars run along x. `faint` is for what stands behind: single runs as small dots, thin lines. `fill` draws a bar from
+    zero to each value. `details` is read out at each point instead of `label`. A point on another series' line need
+    not stand `in_legend`.
     """
 
     label: str
@@ -77,6 +78,7 @@ class Series:
     bars: bool = False
     horizontal: bool = False
     faint: bool = False
+    fill: bool = False
     details: Sequence[str] | None = None
     in_legend: bool = True
 

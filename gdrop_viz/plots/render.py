@@ -166,6 +166,11 @@ def _draw_series(ax: Axes, series: Series) -> None:
     hue, dash, marker = look(series.style)
     x, y = np.asarray(series.x, dtype=float), np.asarray(series.y, dtype=float)
     label = _plain(series.label) if series.in_legend and series.label else "_unnamed"
+    if series.fill:
+        (ax.barh if series.horizontal else ax.bar)(
+            *((y, x) if series.horizontal else (x, y)), 0.7, color=hue, label=label
+        )
+        return
     if series.faint and not series.line:
         ax.scatter(x, y, s=9, color=hue, alpha=0.4, linewidths=0, zorder=1)
         return
@@ -213,7 +218,7 @@ def _set_axis(ax: Axes, which: str, axis: Axis) -> None:
         return
     names = [_plain(name) for _, name in axis.ticks]
     getattr(ax, f"set_{which}ticks")([position for position, _ in axis.ticks], names)
-    width = ax.get_position().width * ax.figure.get_figwidth()  # type: ignore[union-attr]
+    width = ax.get_position().width * ax.figure.bbox.width / ax.figure.dpi  # inches, of a part of a figure too
     if which == "x" and sum(len(name) + 2 for name in names) > 12 * width:  # they would run into one another
         for text in ax.get_xticklabels():
             text.set(rotation=35, ha="right", rotation_mode="anchor")

@@ -51,10 +51,10 @@ class Alternatives:
 
 
 def _siblings(modules: Mapping[str, nn.Module]) -> dict[str, tuple[str, ...]]:
-    """For each module with parts: itself and the children of its parent that are made alike, if there are any."""
+    """For each module with parameters: itself and the children of its parent that are made alike, if there are any."""
     alike: dict[Hashable, list[str]] = defaultdict(list)
     for path, module in modules.items():
-        if path and next(module.children(), None) is not None and next(module.parameters(), None) is not None:
+        if path and next(module.parameters(), None) is not None:
             parts = tuple((name, type(part)) for name, part in module.named_modules())
             shapes = tuple((name, parameter.shape) for name, parameter in module.named_parameters())
             alike[path.rpartition(".")[0], parts, shapes].append(path)

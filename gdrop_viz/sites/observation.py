@@ -267,17 +267,20 @@ def _opaque_attention(observer: _Observer) -> Iterator[None]:
 
 
 @contextmanager
-def _preserved_buffers(model: nn.Module) -> Iterator[None]:
-    """Give every buffer its tensor and its values back.
+def _preserved_state(model: nn.Module) -> Iterator[None]:
+    """Give every module its attributes and buffers back, the same objects with the same values.
 
-    Running statistics move in training mode, and some models put a new tensor in a buffer's place (I-BERT).
+    Running statistics move in training mode, and some models put a new tensor in a buffer's place (I-BERT), or note
+    beside it what it holds.
     """
-    before = [(module, dict(module._buffers)) for module in model.modules()]
+    before = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
     finally:
-        for module, buffers in before:
+        for module, attributes, buffers in before:
+            vars(module).clear()
+            vars(module).update(attributes)
             module._buffers.clear()
             module._buffers.update(buffers)
         for buffer, value in values:
@@ -302,7 +305,7 @@ def observed(model: nn.Module, batch: Mapping[str, Any] | None = None, *, seed: 
                 torch.no_grad(),
                 preserved_rng(seed),
                 preserved_modes(model, training=True),
-                _preserved_buffers(model),
+                _preserved_state(model),
                 _module_stack(model, observer),
                 _opaque_attention(observer),
                 observer,

@@ -169,6 +169,11 @@ def pretraining_batches(
     progress
         Whether to show a bar if this takes long.
 
+    Warns
+    -----
+    UserWarning
+        If the texts are fewer than asked for, or more than one token in a hundred is unknown to the tokenizer.
+
     Raises
     ------
     TypeError, ValueError, FileNotFoundError, RuntimeError
@@ -199,8 +204,9 @@ def pretraining_batches(
     if not sequences:
         raise ValueError(
             f"expected texts with at least {MIN_TOKENS} tokens, but none of the {len(source)} texts has so many; "
-            "join short lines, or check the column"
+            + (corruption.unknown.remark() or "join short lines, or check the column")
         )
+    corruption.unknown.warn(stacklevel=2)
     if n_sequences is not None and len(sequences) < n_sequences:
         warnings.warn(
             f"the texts hold {len(sequences)} sequences of at most {max_length} tokens, fewer than "

@@ -13,15 +13,15 @@ Definitions, for one sequence with ``n`` tokens besides the special ones:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gdrop_viz.models.inputs import longest_input
 from gdrop_viz.models.pretrained import Pretrained
+from gdrop_viz.text.tokens import UnknownTokens, n_embedded, require_embedded
 
 NOT_PREDICTED = -100
 PREDICTED_SHARE = 0.15
@@ -54,10 +54,13 @@ class Corruption:
             )
         limit = longest_input(lm.model)
         if limit is not None and max_length > limit:
-            raise ValueError(f"max_length={max_length} is beyond the {limit} positions of the model {lm.name!r}")
+            raise ValueError(
+                f"expected max_length within the {limit} positions of the model {lm.name!r}, got {max_length}"
+            )
         vocabulary = tokenizer.get_vocab()
-        self.n_embedded = _n_embedded(lm.model)
+        self.n_embedded = n_embedded(lm.model)
         self.special = set(tokenizer.all_special_ids)
+        self.unknown = UnknownTokens(tokenizer)
         # padding lies behind the attention mask and is never predicted, so any token will do where none is named
         choices = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self.pad = next(token for token in choices if token is not None and token < self.n_embedded)
@@ -81,6 +84,7 @@ class Corruption:
     def pieces(self, texts: list[str]) -> list[list[list[int]]]:
         """Return each text's pieces of at most `content` tokens, without those too short to learn anything from."""
         encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        self.unknown.count(encoded)
         cut = [[ids[i : i + self.content] for i in range(0, len(ids), self.content)] for ids in encoded]
         return [[piece for piece in pieces if self._n_ordinary(piece) >= MIN_TOKENS] for pieces in cut]
 
@@ -88,11 +92,7 @@ class Corruption:
         return sum(token not in self.special for token in piece)
 
     def __call__(self, piece: list[int], generator: torch.Generator) -> CorruptedSequence:
-        if max(*self.prefix, *piece, *self.suffix) >= self.n_embedded:
-            raise ValueError(
-                f"expected tokens below {self.n_embedded}, as many as the model embeds, got {max(piece)} from the "
-                "tokenizer; pass the tokenizer of this model"
-            )
+        require_embedded([*self.prefix, *piece, *self.suffix], self.n_embedded)
         text = self.tokenizer.decode(piece)
         if self.objective == "span":
             return CorruptedSequence(*self._spans(piece, generator), text)
@@ -164,8 +164,3 @@ def sentinels(vocabulary: Mapping[str, int]) -> list[int]:
 def drawn_below(n: int, generator: torch.Generator) -> int:
     """Return a random number of 0 ... n - 1."""
     return int(torch.randint(n, (1,), generator=generator))
-
-
-def _n_embedded(model: Any) -> float:
-    embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    return embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else math.inf

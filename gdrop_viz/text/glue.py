@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gdrop_viz.models.hub import FILE_FORMATS, hub_dataset, quiet_datasets
+from gdrop_viz.text.labelled import Kind
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,6 +24,11 @@ class GlueTask(NamedTuple):
     n_labels: int
     metrics: tuple[str, ...]
     validation: tuple[str, ...] = ("validation",)
+
+    @property
+    def kind(self) -> Kind:
+        """What its labels are."""
+        return "regression" if self.n_labels == 1 else "classification"
 
 
 GLUE = {

@@ -9,6 +9,7 @@ from typing import Any
 from gdrop_viz.models.bundled import data_folder
 from gdrop_viz.models.checksums import verify
 from gdrop_viz.models.hub import hub_dataset, looks_like_path
+from gdrop_viz.text.delimited import is_number
 from gdrop_viz.text.tables import read_table
 
 
@@ -69,9 +70,18 @@ def _bundled_corpus() -> list[str]:
     return paragraphs
 
 
+def _holds_numbers(cells: Sequence[str | None]) -> bool:
+    filled = [cell for cell in cells if cell]
+    return bool(filled) and all(map(is_number, filled))
+
+
 def _text_column(table: Any, column: str | None, name: str) -> str:
     """Return the column to read: the one asked for, "text", or the only one that holds text."""
-    strings = [key for key, kind in table.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
+    strings = [
+        key
+        for key, kind in table.features.items()
+        if getattr(kind, "dtype", "") in ("string", "large_string") and not _holds_numbers(table[key][:100])
+    ]
     if column is None and "text" in strings:
         return "text"
     if column is None and len(strings) == 1:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gdrop_viz.base.checks import number, one_of, whole
+from gdrop_viz.base.checks import few, number, one_of, whole
 from gdrop_viz.text import metrics as _metrics
 from gdrop_viz.text.labelled import Kind, drawing_order, values_of
+from gdrop_viz.text.tables import as_dataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +29,9 @@ class Task:
     name
         What tables call it.
     train, validation, test
-        `datasets.Dataset` with the columns "text", "text_pair" (for pairs of texts only) and "label". Labels are
-        0 ... n_labels - 1, or real numbers for a regression. `test` may be None.
+        `datasets.Dataset` with the columns "text", "text_pair" (for pairs of texts only) and "label"; an
+        `IterableDataset`, a DataFrame or a list of dicts is made into one. Labels are 0 ... n_labels - 1, or real
+        numbers for a regression. `test` may be None.
     kind
         "classification" or "regression".
     n_labels
@@ -70,6 +73,11 @@ class Task:
             raise ValueError(
                 f"expected metrics of a {self.kind} among {', '.join(known[self.kind])}, got {tuple(self.metrics)}"
             )
+        for split in ("train", "validation", "test"):
+            if getattr(self, split) is not None:
+                object.__setattr__(self, split, as_dataset(getattr(self, split), f"{split} rows"))
+        more = {split: as_dataset(rows, f"{split} rows") for split, rows in self.more_validation.items()}
+        object.__setattr__(self, "more_validation", more)
         for split, rows in self.splits.items():
             missing = {"text", "label"} - set(rows.column_names)
             if missing:
@@ -79,11 +87,12 @@ class Task:
                 )
             if not len(rows):
                 raise ValueError(f"expected {split} rows in {self.name!r}, got no {split} rows")
-            labels = np.asarray(values_of(rows, "label"))
-            if self.kind == "classification" and not set(np.unique(labels)) <= set(range(self.n_labels)):
-                raise ValueError(
-                    f"expected {split} labels 0 ... {self.n_labels - 1} in {self.name!r}, got {np.unique(labels)[:10]}"
-                )
+            labels = values_of(rows, "label")
+            known_labels = set(range(self.n_labels)) if self.kind == "classification" else None
+            wrong = [label for label in labels if not _is_label(label, known_labels)]
+            if wrong:
+                allowed = f"0 ... {self.n_labels - 1}" if known_labels else "that are finite numbers"
+                raise ValueError(f"expected {split} labels {allowed} in {self.name!r}, got {few([*map(repr, wrong)])}")
 
     @property
     def splits(self) -> dict[str, Dataset]:
@@ -172,3 +181,9 @@ class Task:
         n = whole(n, f"the number of {what} rows of {self.name!r}", most=len(rows))
         classes = np.asarray(values_of(rows, "label")) if self.kind == "classification" else None
         return rows.select(np.sort(drawing_order(len(rows), classes, seed)[:n]))
+
+
+def _is_label(label: Any, classes: set[int] | None) -> bool:
+    if not isinstance(label, (int, float, np.number)):
+        return False
+    return math.isfinite(label) if classes is None else label in classes

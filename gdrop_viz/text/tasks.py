@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,15 +17,15 @@ from gdrop_viz.models.hub import looks_like_path
 from gdrop_viz.text.glue import GLUE, glue_splits
 from gdrop_viz.text.labelled import (
     Kind,
-    as_numbers,
-    kind_of,
+    class_names,
+    columns_of,
+    labelled,
     split_by_column,
     split_by_share,
     standard_columns,
     values_of,
-    with_labels,
 )
-from gdrop_viz.text.tables import read_table
+from gdrop_viz.text.tables import as_dataset, read_folder, read_table, split_of
 from gdrop_viz.text.task import Task
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ POOLED_VALIDATION = 0.2
 
 
 def load_task(
-    name: str | os.PathLike[str],
+    name: Any,
     *,
-    text: str = "text",
-    text_pair: str | None = None,
-    label: str = "label",
+    text: str | int | None = None,
+    text_pair: str | int | None = None,
+    label: str | int | None = None,
     validation: float | str | os.PathLike[str] | None = None,
     kind: Kind | None = None,
     metrics: Sequence[str] | None = None,
@@ -55,18 +55,25 @@ def load_task(
     seed: int = 0,
     source: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    separator: str | None = None,
+    header: bool | None = None,
+    encoding: str | None = None,
 ) -> Task:
-    """Load a labelled task: bundled, a local file, or one of GLUE from the Hugging Face hub.
+    """Load a labelled task: bundled, a local file or folder, rows in memory, or one of GLUE from the hub.
 
     Parameters
     ----------
     name
-        One of `models.bundled.bundled_tasks()`, such as "sentiment"; the path of a csv, tsv, json, jsonl or parquet
-        file; or "glue/cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte" or "wnli" after "glue/".
+        One of `models.bundled.bundled_tasks()`, such as "sentiment"; the path of a csv, tsv, txt, json, jsonl or
+        parquet file, or of a folder with one for each split (GLUE's "RTE" as it is downloaded, with train.tsv and
+        dev.tsv); a `Dataset`, an `IterableDataset`, a DataFrame or a list of dicts, or a mapping of splits to them; or
+        "glue/cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte" or "wnli" after "glue/".
     text, text_pair, label
-        The columns of a local file. Labels may be numbers or words; words become classes in alphabetical order.
+        The columns of a file or table; without a header by number. By default those of the usual names: "text" or
+        "sentence", pairs such as "sentence1" and "sentence2", and "label", "score" and so on. Labels may be numbers,
+        booleans or words; words become classes in alphabetical order. A test set without labels is left out.
     validation
-        Of a local file: the share of its rows to validate on (drawn by `seed`, stratified; equal texts stay on one
+        Of one file or table: the share of its rows to validate on (drawn by `seed`, stratified; equal texts stay on one
         side), or the column whose values are "train", "validation" and "test", or a second file. By default the column
         "split" if there is one, else a fifth of the rows.
     kind
@@ -80,111 +87,126 @@ def load_task(
         Of `validation` and `resplit`.
     source, revision
         Where GLUE comes from: a hub id or a local folder in its layout, and a branch, tag or commit.
+    separator, header, encoding
+        Of a csv, tsv or txt file, where looking at it does not find them: what stands between cells, whether the first
+        row names the columns, and the encoding, such as "latin-1".
 
     Raises
     ------
-    FileNotFoundError, ValueError, RuntimeError
+    FileNotFoundError, TypeError, ValueError, RuntimeError
         In one line, if there is no such task, file or column, if labels are missing, or the hub cannot be reached.
 
     >>> load_task("sentiment").to_frame()["rows"].to_dict()
     {'train': 6901, 'validation': 1549, 'test': 1591}
+    >>> rows = [{"sentence": f"text {i}", "label": ("good", "bad")[i % 2]} for i in range(20)]
+    >>> load_task(rows).label_names
+    ('bad', 'good')
     """
-    if not isinstance(name, (str, os.PathLike)):
-        raise TypeError(f"expected name as a bundled task, a path or 'glue/...', got {type(name).__name__}")
     one_of(resplit, (None, "pooled"), "resplit")
-    name = os.fspath(name)
-    if not name.startswith("glue/") and (source is not None or revision is not None):
+    columns = {"text": text, "text_pair": text_pair, "label": label}
+    layout = {"separator": separator, "header": header, "encoding": encoding}
+    local = {**columns, "validation": validation, "kind": kind, **layout}
+    from_glue = isinstance(name, str) and name.startswith("glue/") and not Path(name).exists()
+    if not from_glue and (source is not None or revision is not None):
         raise ValueError(
             f"expected 'glue/...' with source= and revision=, which say where GLUE comes from, got {name!r}"
         )
-    if name in bundled_tasks() or (name.startswith("glue/") and not Path(name).is_file()):
-        if (text, text_pair, label, validation, kind) != ("text", None, "label", None, None):
-            raise ValueError(
-                f"expected a local file with text=, text_pair=, label=, validation= or kind=, got {name!r}; leave "
-                "them out"
-            )
-        task = _from_glue(name, metrics, source, revision) if name.startswith("glue/") else _bundled(name, metrics)
-    elif looks_like_path(name):
-        task = _from_table(
-            Path(name).stem,
-            read_table(name),
-            text=text,
-            text_pair=text_pair,
-            label=label,
-            validation=validation,
-            kind=kind,
-            metrics=metrics,
-            seed=seed,
-        )
+    if from_glue or (isinstance(name, str) and name in bundled_tasks()):
+        if any(value is not None for value in local.values()):
+            given = ", ".join(f"{key}=" for key, value in local.items() if value is not None)
+            raise ValueError(f"expected a local file or rows in memory with {given}, got {name!r}; leave them out")
+        task = _from_glue(name, metrics, source, revision) if from_glue else _bundled(name, metrics)
     else:
-        raise FileNotFoundError(
-            f"expected a bundled task ({', '.join(bundled_tasks()) or 'none'}), one of GLUE (glue/"
-            f"{', glue/'.join(GLUE)}) or the path of a csv, tsv, json, jsonl or parquet file, got {name!r}"
+        title, tables = _tables(name, layout)
+        task = _from_tables(
+            title, tables, columns, validation=validation, kind=kind, metrics=metrics, seed=seed, layout=layout
         )
     return _pooled(task, seed) if resplit and not task.more_validation else task
 
 
-# -- bundled and local tables ------------------------------------------------------------------------------------------
+# -- bundled, files and tables -----------------------------------------------------------------------------------------
 
 
 def _bundled(name: str, metrics: Sequence[str] | None) -> Task:
     file = data_folder() / "tasks" / f"{name}.csv"
     verify(file)
-    table = read_table(file)
-    task = _from_table(name, table, metrics=metrics or _BUNDLED_METRICS.get(name))
+    task = _from_tables(name, {"train": read_table(file)}, {}, metrics=metrics or _BUNDLED_METRICS.get(name))
     return replace(task, label_names=_BUNDLED_LABELS.get(name, task.label_names))
 
 
-def _from_table(
+def _tables(name: Any, layout: Mapping[str, Any]) -> tuple[str, dict[str, Dataset]]:
+    """Return what to call a task, and its tables by split; one that is not split yet is called "train"."""
+    if isinstance(name, Mapping) and name and all(map(split_of, name)):
+        splits = [str(split_of(split)) for split in name]
+        if len(set(splits)) < len(splits):
+            raise ValueError(f"expected one table for each split, got {', '.join(map(str, name))}")
+        return "task", {split: as_dataset(rows, "rows") for split, rows in zip(splits, name.values(), strict=True)}
+    if not isinstance(name, (str, os.PathLike)):
+        return "task", {"train": as_dataset(name, "name as a task's name, a path or rows:")}
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve().name, read_folder(path, **layout)
+    if not looks_like_path(os.fspath(name)):
+        raise FileNotFoundError(
+            f"expected a bundled task ({', '.join(bundled_tasks()) or 'none'}), one of GLUE (glue/"
+            f"{', glue/'.join(GLUE)}) or the path of a csv, tsv, json, jsonl or parquet file, got {name!r}"
+        )
+    return path.stem, {"train": read_table(path, lines=False, **layout)}
+
+
+def _from_tables(
     name: str,
-    table: Dataset,
+    tables: Mapping[str, Dataset],
+    columns: Mapping[str, str | int | None],
     *,
-    text: str = "text",
-    text_pair: str | None = None,
-    label: str = "label",
     validation: float | str | os.PathLike[str] | None = None,
     kind: Kind | None = None,
     metrics: Sequence[str] | None = None,
     seed: int = 0,
+    layout: Mapping[str, Any] | None = None,
 ) -> Task:
-    def standard(rows: Dataset) -> Dataset:
-        return standard_columns(name, rows, text=text, text_pair=text_pair, label=label)
-
-    from datasets import concatenate_datasets
-
-    if validation is None:
-        validation = "split" if "split" in table.column_names else 0.2
-    n_train, rows = len(table), standard(table)
-    if isinstance(validation, (str, os.PathLike)) and validation not in table.column_names:
-        if not Path(validation).expanduser().is_file():
-            has = ", ".join(table.column_names)
-            got = repr(os.fspath(validation))
-            raise FileNotFoundError(f"expected validation as a file or a column of {name!r}: {has}, got {got}")
-        rows = concatenate_datasets([rows, standard(read_table(validation))])
-    labels = values_of(rows, "label")
-    kind = kind or kind_of(name, labels)
-    classes = sorted(set(labels)) if kind == "classification" else [None]
-    if kind == "classification":
-        if len(classes) < 2:
-            raise ValueError(f"expected two classes or more in {name!r}, got only the label {classes[0]!r}")
-        number = {value: i for i, value in enumerate(classes)}
-        rows = with_labels(rows, [number[value] for value in labels])
-    else:
-        rows = with_labels(rows, as_numbers(name, labels))
-    if len(rows) > n_train:
-        splits = {"train": rows.select(range(n_train)), "validation": rows.select(range(n_train, len(rows)))}
-    elif isinstance(validation, (str, os.PathLike)):
-        splits = split_by_column(name, rows, values_of(table, str(validation)))
-    else:
-        splits = split_by_share(rows, validation, stratify=kind == "classification", seed=seed)
+    tables = dict(tables)
+    if "train" not in tables:
+        raise ValueError(f"expected a table called 'train' in {name!r}, got {', '.join(tables)}")
+    train = tables["train"]
+    chosen = columns_of(name, train, **{key: columns.get(key) for key in ("text", "text_pair", "label")})
+    if "test" in tables and chosen["label"] not in tables["test"].column_names:
+        del tables["test"]
+    if validation is None and len(tables) == 1 and "split" in train.column_names:
+        validation = "split"
+    by_column = isinstance(validation, str) and validation in train.column_names and len(tables) == 1
+    if validation is not None and "validation" in tables:
+        raise ValueError(f"expected no validation= for {name!r}, which is split already, got {validation!r}")
+    if isinstance(validation, (str, os.PathLike)) and not by_column:
+        tables["validation"] = _second_file(name, validation, train, layout or {})
+    parts = {split: standard_columns(name, table, chosen) for split, table in tables.items()}
+    if by_column:
+        parts = split_by_column(name, parts["train"], values_of(train, str(validation)))
+    glue = GLUE.get("".join(filter(str.isalnum, name.lower())))
+    given = class_names(train, chosen["label"])
+    rows, kind, names = labelled(name, parts, kind or (glue.kind if glue else None), chosen["label"], given)
+    if "validation" not in rows:
+        share = 0.2 if validation is None else validation
+        rows |= split_by_share(rows["train"], share, stratify=kind == "classification", seed=seed)
+    usual = ("accuracy",) if kind == "classification" else ("pearson", "spearman")
     return Task(
         name=name,
-        **splits,
+        train=rows.pop("train"),
+        validation=rows.pop("validation"),
+        test=rows.pop("test", None),
         kind=kind,
-        n_labels=len(classes),
-        metrics=tuple(metrics or (("accuracy",) if kind == "classification" else ("pearson", "spearman"))),
-        label_names=tuple(map(str, classes)) if kind == "classification" else (),
+        n_labels=len(names) or 1,
+        metrics=tuple(metrics or (glue.metrics if glue and glue.kind == kind else usual)),
+        label_names=names,
+        more_validation=rows,
     )
+
+
+def _second_file(name: str, validation: str | os.PathLike[str], first: Dataset, layout: Mapping[str, Any]) -> Dataset:
+    if not Path(validation).expanduser().is_file():
+        has, got = ", ".join(first.column_names), repr(os.fspath(validation))
+        raise FileNotFoundError(f"expected validation as a file or a column of {name!r}: {has}, got {got}")
+    return read_table(validation, lines=False, **layout)
 
 
 def _pooled(task: Task, seed: int) -> Task:
@@ -207,20 +229,15 @@ def _from_glue(
         raise FileNotFoundError(f"expected a task of GLUE, glue/{', glue/'.join(GLUE)}, got {name!r}")
     glue = GLUE[config]
     splits = glue_splits(config, source=source, revision=revision)
-    names = tuple(getattr(splits["train"].features.get("label"), "names", None) or ())
-    number = float if glue.n_labels == 1 else int
-    rows = {
-        split: standard_columns(name, data, text=glue.text, text_pair=glue.text_pair, label="label")
-        for split, data in splits.items()
-    }
-    rows = {
-        split: with_labels(data, [number(label) for label in values_of(data, "label")]) for split, data in rows.items()
-    }
+    columns = {"text": glue.text, "text_pair": glue.text_pair, "label": "label"}
+    chosen = columns_of(name, splits["train"], **columns)
+    parts = {split: standard_columns(name, table, chosen) for split, table in splits.items()}
+    rows, kind, names = labelled(name, parts, glue.kind, "label", class_names(splits["train"], "label"))
     return Task(
         name=f"glue/{config}",
         train=rows["train"],
         validation=rows[glue.validation[0]],
-        kind="regression" if glue.n_labels == 1 else "classification",
+        kind=kind,
         n_labels=glue.n_labels,
         metrics=tuple(metrics or glue.metrics),
         label_names=names,

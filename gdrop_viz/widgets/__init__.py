@@ -8,6 +8,7 @@ _HOME = {
     "DropoutLab": "dropout_lab",
     "FisherExplorer": "fisher_explorer",
     "LandscapeExplorer": "landscape_explorer",
+    "WordsExplorer": "words_explorer",
 }
 
 __all__ = [*_HOME]

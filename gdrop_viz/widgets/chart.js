@@ -214,6 +214,17 @@ function drawSeries(series, s, px, py, marks, targets, content) {
       });
     }
   }
+  if (series.fill) {
+    series.x.forEach((v, i) => {
+      const ends = series.horizontal ? [px(0), px(v)] : [py(0), py(series.y[i])];
+      const thick = 0.7 * Math.abs(series.horizontal ? py(1) - py(0) : px(1) - px(0));
+      const middle = series.horizontal ? py(series.y[i]) : px(v);
+      const [start, length] = [Math.min(...ends), Math.abs(ends[1] - ends[0])];
+      group.append(svg("rect", series.horizontal
+        ? { x: start, y: middle - thick / 2, width: length, height: thick, class: "gdv-bar" }
+        : { x: middle - thick / 2, y: start, width: thick, height: length, class: "gdv-bar" }));
+    });
+  }
   if (series.line) {
     const dash = series.faint ? "none" : DASHES[k];
     group.append(...runs(points).map((run) => svg("path", { class: "gdv-line", d: polyline(run), "stroke-dasharray": dash })));
@@ -429,6 +440,19 @@ function render({ model, el }) {
     else readOut(neighbour(drawn.targets, current, move), true);
   });
 
+  // what the saved notebook keeps of this panel is hidden while the panel lives
+  const hidden = document.createElement("style");
+  const hide = () => { hidden.textContent = model.get("kept") ? `[data-gdv-kept="${CSS.escape(model.get("kept"))}"] { display: none; }` : ""; };
+  document.head.append(hidden);
+  hide();
+  model.on("change:kept", hide);
+  const tellItIsGone = () => {
+    const place = el.closest(".gdv-panel") ?? el;
+    if (place.querySelector(".gdv-gone")) return;
+    place.prepend(element("p", { class: "gdv-gone", role: "status" }, "The kernel of this panel has gone: run its cell again to bring it back."));
+  };
+  model.on("comm_live_update", tellItIsGone);
+
   const watched = ["content", "height", "relief", "angles"].map((name) => `change:${name}`);
   for (const name of watched) model.on(name, redraw);
   model.on("change:cursor", showCursor);
@@ -437,6 +461,9 @@ function render({ model, el }) {
   redraw();
   return () => {
     observer.disconnect();
+    hidden.remove();
+    model.off("change:kept", hide);
+    model.off("comm_live_update", tellItIsGone);
     for (const name of watched) model.off(name, redraw);
     model.off("change:cursor", showCursor);
   };

@@ -6,11 +6,13 @@ The drawing is an ES module without dependencies (`chart.js`), so no bundler and
 from __future__ import annotations
 
 import base64
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import anywidget
+import ipywidgets
 import traitlets
 
 from gdrop_viz.plots.picture import Picture
@@ -39,6 +41,7 @@ class Chart(anywidget.AnyWidget):
     height = traitlets.Int(260).tag(sync=True)
     relief = traitlets.Bool(False).tag(sync=True)
     angles = traitlets.List([35.0, 35.0]).tag(sync=True)
+    kept = traitlets.Unicode().tag(sync=True)
     cursor: traitlets.List[int] = traitlets.List([]).tag(sync=True)
 
     def __init__(self, picture: Picture, **traits: Any) -> None:
@@ -55,14 +58,39 @@ class Chart(anywidget.AnyWidget):
         self._picture = picture
         self.content = picture.to_json()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return with_static_picture(super()._repr_mimebundle_(**kwargs), [self])
+    def _ipython_display_(self) -> None:
+        show_and_keep(self, [self])
 
 
-def with_static_picture(bundle: Any, charts: Sequence[Chart]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Add a PNG of the charts and their summaries as text to the mime bundle of a widget: for GitHub and for print."""
-    data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
+def kept_bundle(charts: Sequence[Chart], kept: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What stays of `charts` in a saved notebook: a picture, its sentences, and how to bring the panel back.
+
+    The live charts hide it by the name `kept`. Where a front-end says in place of a panel that its model is gone, the
+    picture stands without that line.
+    """
     text = " ".join(chart.picture.summary for chart in charts)
     image = png([chart.picture for chart in charts], relief=[chart.relief for chart in charts])
-    data = {**data, "image/png": base64.b64encode(image).decode(), "text/plain": text}
-    return data, {**metadata, "image/png": {"alt": text, "needs_background": "light"}}
+    encoded = base64.b64encode(image).decode()
+    page = (
+        f'<div class="gdv-kept" data-gdv-kept="{kept}">'
+        "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .gdv-kept) .jupyter-widgets:not(:has(*))"
+        " { display: none; }</style>"
+        f'<img alt="{html.escape(text)}" src="data:image/png;base64,{encoded}" style="background: white">'
+        "<p>This picture is what a panel has left here. Run this cell to bring the panel back.</p></div>"
+    )
+    data = {"image/png": encoded, "text/html": page, "text/plain": text}
+    return data, {"image/png": {"alt": text, "needs_background": "light"}}
+
+
+def show_and_keep(widget: ipywidgets.DOMWidget, charts: Sequence[Chart]) -> None:
+    """Display `widget`, and after it what stays of its `charts` when the notebook is opened again."""
+    from IPython.display import display
+
+    kept = widget.model_id
+    for chart in charts:
+        chart.kept = kept
+    view = widget._repr_mimebundle_()
+    data, metadata = view if isinstance(view, tuple) else (view or {}, {})
+    display({**data, "text/plain": "A panel: run this cell to bring it back."}, metadata=metadata, raw=True)
+    left, described = kept_bundle(charts, kept)
+    display(left, metadata=described, raw=True)

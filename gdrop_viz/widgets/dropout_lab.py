@@ -113,6 +113,11 @@ class DropoutLab(RunPanel):
         self._build()
         self._connect()
         self.guarded(self._find_results)()
+        self.guarded(self.offer_to_take_over)()
+
+    def folder(self) -> Path:
+        """Where the finished runs are kept."""
+        return Path(self.state.path)
 
     # ---- controls ----------------------------------------------------------------------------------------------
 
@@ -142,7 +147,9 @@ class DropoutLab(RunPanel):
             layout={"flex_flow": "row wrap", "grid_gap": "0 12px"},
         )
         sliders = [self.fraction, self.seeds, self.epochs]
-        controls = ipywidgets.VBox([self.lower, self.upper, self.kind, arms, *sliders, self.buttons, self.progress])
+        controls = ipywidgets.VBox(
+            [self.lower, self.upper, self.kind, arms, *sliders, self.buttons, self.progress, self.printed]
+        )
         self.compose(
             [
                 row((controls, "1 1 300px"), (self.preview_chart, "2 1 400px")),
@@ -206,6 +213,11 @@ class DropoutLab(RunPanel):
         self.start(job, "Starting: loading the trainer.")
 
     # ---- results -----------------------------------------------------------------------------------------------
+
+    def _run_ended(self) -> None:
+        if self.comm is not None and self.result is None:  # another page's run, taken over, may have left some
+            self._find_results()
+        super()._run_ended()
 
     def _find_results(self) -> None:
         """Show what is on disk of trainings like the one now set; other epochs are another training."""

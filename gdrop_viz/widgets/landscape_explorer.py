@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +80,11 @@ class LandscapeExplorer(RunPanel):
         self._build()
         self._connect()
         self._show()
+        self.guarded(self.offer_to_take_over)()
+
+    def folder(self) -> Path:
+        """Where the surfaces are kept."""
+        return self.state.folder
 
     # ---- controls ----------------------------------------------------------------------------------------------
 
@@ -133,6 +137,7 @@ class LandscapeExplorer(RunPanel):
                 row((self.seed, "1 1 220px"), (self.radius, "1 1 220px"), (self.points, "1 1 220px")),
                 self.buttons,
                 self.progress,
+                self.printed,
                 row(*((chart, "1 1 340px") for chart in self.charts)),
                 self.section_chart,
                 self.code,
@@ -268,7 +273,11 @@ class LandscapeExplorer(RunPanel):
 
 def _copied(lm: Pretrained) -> nn.Module:
     """A copy of the model that knows its objective."""
-    return replace(lm, model=copy.deepcopy(lm.model)).model
+    from gdrop_viz.models.own_loss import state_objective
+
+    model = copy.deepcopy(lm.model)
+    state_objective(model, lm.objective)
+    return model
 
 
 def _identity(lm: Pretrained, fisher: Fisher, batches: Sequence[Mapping[str, Any]]) -> str:

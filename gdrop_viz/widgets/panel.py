@@ -10,7 +10,7 @@ from typing import Any
 
 import ipywidgets
 
-from gdrop_viz.widgets.chart import Chart, with_static_picture
+from gdrop_viz.widgets.chart import Chart, show_and_keep
 
 # labels of ipywidgets controls: as wide as those of `NumberSlider` in a column, as wide as their text in a row
 LABEL_STYLE = {"description_width": "90px"}
@@ -81,8 +81,8 @@ class Panel(ipywidgets.VBox):
         self.unobserve_all()
         super().close()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return with_static_picture(super()._repr_mimebundle_(**kwargs), self._charts)
+    def _ipython_display_(self) -> None:
+        show_and_keep(self, self._charts)
 
 
 def row(*columns: tuple[ipywidgets.Widget, str]) -> ipywidgets.HBox:

@@ -1,4 +1,4 @@
-"""The sweep's command: tries every pair that has not been tried, then writes the table.
+"""The sweep's command: tries every pair that has not been tried, then writes `docs/architectures.md`.
 
 python -m tests.architectures [--only bert] [--anew] [--seconds 120]
 """
@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tests.architectures.shrunken import Pair, pairs
+from tests.architectures.table import PAGE, written
 from tests.architectures.trials import trial
 
 RESULTS = Path("build/architectures.jsonl")
@@ -39,6 +40,8 @@ def main() -> None:
         with options.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(" | ".join(f"{name}: {value}" for name, value in row.items()), flush=True)
+    if not options.only:
+        PAGE.write_text(written(read(options.results), len(pairs())), encoding="utf-8")
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -121,5 +121,5 @@ def test_an_error_is_shown_in_the_panel_as_text(open_page, lab, lab_folder, tmp_
     page.open_lab(lab, write_notebook(lab_folder / "error.ipynb", [MODEL + TASK, hostile]).name)
     page.run_all()
     page.button("Run").click()
-    page.text(r"ValueError: batch_size must be .*<img src=x>", seconds=60)
+    page.text(r"ValueError: expected batch_size .*<img src=x>", seconds=60)
     assert page.page.locator(".gdv-panel img").count() == 0

@@ -73,3 +73,65 @@ def test_landscape_explorer(open_page, lab, lab_folder, tmp_path):
     # a new kernel shows the surfaces from disk
     page.run_all(restart=True)
     page.text("Both surfaces are known")
+
+
+def test_a_saved_notebook_comes_back_with_its_picture(open_page, lab, lab_folder):
+    """Saved, its kernel ended, reopened: the picture and how to bring the panel back, and no broken widget."""
+    import nbformat
+
+    file = write_notebook(lab_folder / "kept.ipynb", [MODEL, "gv.FisherExplorer(fisher)"])
+    page = open_page()
+    page.open_lab(lab, file.name)
+    page.run_all()
+    page.page.locator(".gdv-panel .gdv-chart svg").first.wait_for()
+    kept = page.page.locator(".gdv-kept")
+    assert kept.count() == 1
+    assert not kept.is_visible()  # while the panel lives
+    page.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+    page.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+    page.text("The kernel of this panel has gone")
+    page.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+
+    notebook = nbformat.read(file, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    nbformat.write(notebook, file)
+    again = open_page()
+    again.page.goto(f"{lab}/lab/tree/{file.name}?reset", wait_until="domcontentloaded")
+    again.text("Run this cell to bring the panel back")
+    assert again.page.locator(".gdv-kept img").is_visible()
+    again.page.wait_for_timeout(2000)  # time for the widget manager to give up on the model
+    assert again.page.get_by_text("Error displaying widget").locator("visible=true").count() == 0
+    for each in (page, again):
+        each.console_errors.clear()  # JupyterLab reports the ended kernel and the missing model there
+
+
+WORDS = """
+import gdrop_viz as gv
+lm = gv.load_pretrained("bert-mini")
+batches = gv.pretraining_batches(lm, n_sequences=8, batch_size=8, max_length=32, progress=False)
+fisher = gv.fisher_information(lm.model, batches, progress=False)
+words = gv.WordsExplorer(lm, fisher)
+words
+"""
+
+
+def test_words_explorer(open_page, lab, lab_folder):
+    page = open_page()
+    page.open_lab(lab, write_notebook(lab_folder / "words.ipynb", [WORDS]).name)
+    page.run_all()
+    page.text("2 of 2 sides to compute")
+    page.button("Run").click()
+    page.text("Both sides are known", seconds=180)
+    left = page.page.locator(".gdv-chart").first
+    assert left.locator("rect.gdv-bar").count() == 5
+    assert "glad 17 %" in left.inner_text()
+    slider = page.page.get_by_label("distance", exact=True)
+    before = left.locator(".gdv-summary").inner_text()
+    slider.press("End")
+    page.text(r"At distance 1 the model writes")
+    assert left.locator(".gdv-summary").inner_text() != before
+    page.text(r"guessing: ln V = 10\.3")
+    page.page.get_by_label("sentence").fill("the _ of the house .")
+    page.page.get_by_label("sentence").press("Enter")
+    page.text("2 of 2 sides to compute")

@@ -114,3 +114,20 @@ def test_empty_texts_give_at_least_one_token(tiny_lm):
     lm = Pretrained(build("GPT2").model, PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="<eos>"), "clm")
     rows = encode(lm, Dataset.from_dict({"text": ["", "a a"], "label": [0, 1]}), max_length=8)
     assert [len(row["input_ids"]) for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("added", [["zzz"], ["zzz", "a long word"]])
+def test_tokens_that_the_model_does_not_embed_are_refused_each_time(tiny_lm, added):
+    size = len(tiny_lm.tokenizer)
+    tiny_lm.tokenizer.add_tokens(added)
+    rows = Dataset.from_dict({"text": ["the cat", f"a {added[-1]}"], "label": [0, 1]})
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"expected tokens below {size}, .* model.resize_token_embeddings"):
+            encode(tiny_lm, rows, max_length=8)
+
+
+@pytest.mark.parametrize("word", ["\U0001f600", "今天"])
+def test_unknown_words_are_said(tiny_lm, word):
+    rows = Dataset.from_dict({"text": [f"the cat {word}"], "label": [0]})
+    with pytest.warns(UserWarning, match="20% of the tokens are unknown"):
+        encode(tiny_lm, rows, max_length=8)

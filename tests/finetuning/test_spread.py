@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import threading
 import time
@@ -98,6 +99,22 @@ class TestStop:
 
 def fails_in_training(model):
     model.register_forward_pre_hook(lambda *_: 1 / 0 if torch.is_grad_enabled() else None)
+
+
+def dies_in_a_worker(model):
+    if multiprocessing.parent_process() is not None:
+        os._exit(9)
+
+
+@pytest.mark.slow
+def test_an_arm_that_kills_its_worker_is_named_and_what_is_done_is_kept(tiny_lm, toy_task, tmp_path):
+    arms = {"standard": 0.1, "deadly": dies_in_a_worker}
+    with (
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+        pytest.raises(RuntimeError, match=r"BrokenProcessPool while these were at work: .*arm 'deadly', 100 %, seed 0"),
+    ):
+        compare(tiny_lm, toy_task, arms, seeds=[0], executor=pool, path=tmp_path, **QUICK)
+    assert len(list(tmp_path.glob("*.json"))) == 1
 
 
 class Immediate(Executor):

@@ -91,21 +91,18 @@ def test_state_is_restored_when_the_nth_call_is_interrupted(tiny_lm, tiny_batche
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_stop_gives_what_was_seen(tiny_lm, tiny_batches):
-    stop, calls = threading.Event(), []
-    forward = tiny_lm.model.bert.forward
+def test_stop_gives_what_was_seen(tiny_lm, tiny_batches, monkeypatch):
+    stop, add_batch = threading.Event(), Run.add_batch
 
-    def counting(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
+    def stopping(self, batch, index):
+        add_batch(self, batch, index)
+        if index == 1:
             stop.set()
-        return forward(*args, **kwargs)
 
-    gv.sequence_losses(tiny_lm.model, tiny_batches[0])  # finds the head, so that the calls are the batches'
-    tiny_lm.model.bert.forward = counting
+    monkeypatch.setattr(Run, "add_batch", stopping)
     with pytest.warns(RuntimeWarning, match="Stopped after 8 of 10 sequences"):
         partial = run(tiny_lm.model, tiny_batches, method="batched", stop=stop)
-    del tiny_lm.model.bert.forward
+    monkeypatch.undo()
     assert_same(partial, run(tiny_lm.model, tiny_batches[:2]))
 
 
@@ -328,8 +325,8 @@ def test_stop_when_stable_ends_early_and_says_so(tiny_lm):
         (dict(loss=3), TypeError, "expected loss as a callable"),
         (dict(loss=squared_error, estimator="sampled"), ValueError, "take 'empirical'"),
         (dict(stop_when_stable=1.5), ValueError, "a confidence, as a number above 0 and below 1"),
-        (dict(batches=[]), ValueError, "no batches"),
-        (dict(batches="text"), TypeError, "as a sequence of dicts"),
+        (dict(batches=[]), ValueError, "at least one batch, got none"),
+        (dict(batches="text"), TypeError, "expected batches as dicts of tensors"),
         (dict(batches=[torch.ones(2)]), TypeError, "dict of tensors"),
         (dict(batches=[{"input_ids": torch.ones(1, 3, dtype=torch.long)}]), ValueError, 'no "labels"'),
         (dict(model="bert"), TypeError, "torch.nn.Module or a Pretrained"),

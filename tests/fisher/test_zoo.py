@@ -10,7 +10,7 @@ import transformers
 
 import gdrop_viz as gv
 from gdrop_viz.models.losses import is_causal
-from tests.zoo import EOS, ZOO, build
+from tests.zoo import EOS, ZOO, batches_of_many_shapes, build
 
 # Mixtures of experts keep their weights in stacks that a grouped matrix product reads: those go through the loop.
 LOOPED = {"Mixtral": ("experts.gate_up_proj", "experts.down_proj")}
@@ -37,6 +37,13 @@ def brute_force(model, batch):
             scores[name] += square / len(batch["labels"])
             norms[name].append(float(square.mean()))
     return scores, norms
+
+
+def brute_force_of_all(model, batches):
+    """The same over several batches: each sequence counts alike."""
+    total = sum(len(batch["labels"]) for batch in batches)
+    found = [(len(batch["labels"]) / total, brute_force(model, batch)[0]) for batch in batches]
+    return {name: sum(share * scores[name] for share, scores in found) for name in found[0][1]}
 
 
 def assert_same_scores(fisher, expected, relative):
@@ -78,6 +85,21 @@ def test_single_precision_without_the_self_check(name, attention):
         warnings.simplefilter("ignore", RuntimeWarning)
         fisher = gv.fisher_information(case.model, [case.batch], method="batched", progress=False)
     assert_same_scores(fisher, expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_axes_of_equal_length_are_told_apart(name):
+    """As many sequences as tokens, as target tokens, as heads; one sequence first; with and without padding."""
+    dtype, relative = (torch.float32, 1e-4) if name == "Mixtral" else (torch.float64, 1e-6)
+    case = build(name, dtype=dtype)
+    batches = batches_of_many_shapes(case)
+    expected = brute_force_of_all(case.model, batches)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for method in ("auto", "batched"):
+            fisher = gv.fisher_information(case.model, batches, method=method, progress=False)
+            assert_same_scores(fisher, expected, relative)
+            assert all(parameter.endswith(LOOPED.get(name, ())) for parameter in fisher.looped), fisher.looped
 
 
 @pytest.mark.parametrize("name", ZOO)

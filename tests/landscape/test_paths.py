@@ -162,7 +162,7 @@ def test_bad_arguments_are_named(walk):
         loss_line(model, path[0], BATCH, points=2)
     with pytest.raises(ValueError, match="one backbone"):
         loss_line(model, {"other": torch.zeros(1)}, BATCH)
-    with pytest.raises(ValueError, match="norm above 0"):
+    with pytest.raises(ValueError, match="norm as a number above 0"):
         random_direction(model, norm=0.0)
 
 

@@ -399,10 +399,9 @@ def test_each_worker_gets_the_model_once_and_threads_do_not_share_it(tiny_bert, 
 
 
 def test_what_cannot_be_sent_to_a_worker_is_named(tiny_bert, tiny_batches, plane):
+    loss = lambda outputs, batch: outputs.logits[:, 0, 0]  # noqa: E731
     with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="can be sent to another process"):
-        loss_surface(
-            tiny_bert, tiny_batches, plane, points=3, progress=False, executor=executor, loss=lambda outputs, batch: 0
-        )
+        loss_surface(tiny_bert, tiny_batches, plane, points=3, progress=False, executor=executor, loss=loss)
 
 
 def test_an_executor_can_be_stopped_and_a_worker_may_fail(tiny_bert, tiny_batches, plane):

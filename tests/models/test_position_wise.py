@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 
 import gdrop_viz as gv
 from gdrop_viz.models.facts import facts_of
-from tests.zoo import EOS, FIRST_WORD, ModelCase, build
+from tests.zoo import EOS, FIRST_WORD, VOCABULARY, ModelCase, build
 
 
 def found(case) -> list[str]:
@@ -102,3 +103,78 @@ def test_a_classifier_that_wants_an_end_mark_at_the_end_gets_whole_sequences():
     ids[:, -1] = EOS
     longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": case.batch["labels"]}
     assert found(replace(case, batch=longer)) == []
+
+
+# -- models whose end is not what it seems -----------------------------------------------------------------------------
+
+SIZES = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=24,
+    pad_token_id=0,
+)
+CANINE = dict(
+    num_hash_functions=4, num_hash_buckets=16, num_labels=3, downsampling_rate=4, local_transformer_stride=4,
+    upsampling_kernel_size=4, max_position_embeddings=64,
+)  # fmt: skip
+REFORMER = dict(
+    attention_head_size=8, local_attn_chunk_length=4, feed_forward_size=24, axial_pos_embds=False, hash_seed=0,
+    attn_layers=["local", "local"],
+)  # fmt: skip
+PERCEIVER = dict(
+    num_latents=8, d_latents=16, d_model=16, num_blocks=1, num_self_attends_per_block=1, num_self_attention_heads=2,
+    num_cross_attention_heads=2, qk_channels=16, v_channels=16, max_position_embeddings=8,
+)  # fmt: skip
+
+
+def odd(kind: str, **settings) -> ModelCase:
+    """A model with words of one length, every one of them labelled: more rows than a sequence has positions."""
+    config = getattr(transformers, kind.split("For")[0].split("Model")[0] + "Config")(**{**SIZES, **settings})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, kind)(config).eval()
+        ids = torch.randint(FIRST_WORD, VOCABULARY - 1, (4, 8))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+    if "Classification" in kind:
+        batch["labels"] = torch.tensor([0, 2, 1, 1])
+    return ModelCase(kind, model, batch, "mlm")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("LukeForMaskedLM", dict(entity_vocab_size=10, entity_emb_size=8, max_position_embeddings=32)),
+        ("CanineForSequenceClassification", CANINE),
+        ("ReformerForMaskedLM", dict(REFORMER, is_decoder=False)),
+        ("ReformerModelWithLMHead", dict(REFORMER, is_decoder=True, chunk_size_lm_head=4)),
+        ("PerceiverForMaskedLM", PERCEIVER),
+        ("LongformerForMaskedLM", dict(attention_window=4, max_position_embeddings=40)),
+    ],
+)
+def test_what_is_fed_gives_the_logits_of_the_whole(kind, settings):
+    case = odd(kind, **settings)
+    batch = dict(case.batch)
+    if kind.startswith("Perceiver"):
+        batch["inputs"] = batch.pop("input_ids")
+    losses = gv.sequence_losses(case.model, batch)
+    logits = case.model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+    labels = batch["labels"]
+    if kind == "ReformerModelWithLMHead":
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    axes = (0, 2, 1) if logits.dim() == 3 else (0, 1)
+    expected = torch.nn.functional.cross_entropy(logits.permute(axes), labels, reduction="none")
+    torch.testing.assert_close(losses, expected.mean(1) if expected.dim() == 2 else expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Bert", "GPT2"])
+def test_an_end_that_keeps_its_shape_is_given_up(name, monkeypatch):
+    """On some batch no gather happens, although the trial said it would: the whole is fed, then and later."""
+    case = build(name)
+    expected = gv.sequence_losses(build(name).model, case.batch)
+    gv.sequence_losses(case.model, case.batch)
+    elsewhere = torch.nn.Linear(2, 2)  # a module that is never called
+    monkeypatch.setitem(facts_of(case.model), "position-wise end", elsewhere)
+    torch.testing.assert_close(gv.sequence_losses(case.model, case.batch), expected)
+    assert facts_of(case.model)["position-wise end"] is None

@@ -228,6 +228,18 @@ def test_mistakes_in_code_are_not_explained_away():
         raise KeyError("x")
 
 
+class Mute(torch.nn.Module):
+    """A model that cannot save itself."""
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "model"])
+def test_what_cannot_be_saved_whole_is_not_saved_half(tiny_lm, tmp_path, part):
+    lm = Pretrained(tiny_lm.model, None) if part == "tokenizer" else Pretrained(Mute(), tiny_lm.tokenizer)
+    with pytest.raises(TypeError, match=f"expected a {part} with save_pretrained"):
+        lm.save(tmp_path / "half")
+    assert not (tmp_path / "half").exists()
+
+
 def test_html_escapes(tiny_bert):
     lm = Pretrained(tiny_bert, None, name="<script>")
     assert "<script>" not in lm._repr_html_()

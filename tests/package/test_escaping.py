@@ -39,12 +39,19 @@ def things(tiny_lm, tiny_batches):
 
 def _findings() -> studies.LandscapeFindings:
     rise = {"model": EVIL, "comparison": EVIL, "moved": EVIL, "norm": 1.0, "step": 1.0, "rise": 1.0}
-    return studies.LandscapeFindings(pd.DataFrame([{**rise, "seed": s} for s in range(2)]), pd.DataFrame(), {EVIL: {}})
+    rises = pd.DataFrame([{**rise, "seed": s} for s in range(2)])
+    return studies.LandscapeFindings(rises, pd.DataFrame(), {EVIL: {}}, pd.DataFrame())
 
 
 def _comparison(rows: int) -> gv.Comparison:
     found = [(name, 1.0, 0, 1, "validation", "accuracy", 0.5, 0.1) for name in (EVIL, "b")][:rows]
     return gv.Comparison(pd.DataFrame(found, columns=COLUMNS), "accuracy", {"task": EVIL, "model": EVIL})
+
+
+def _studies() -> Any:
+    from gdrop_viz.finetuning.random_effects import StudySummary, random_effects
+
+    return StudySummary(EVIL, "b", pd.DataFrame({"study": [EVIL], "metric": "f1"}), random_effects([1, 2], [1, 1]), 1.0)
 
 
 def _curvature() -> curvature.SequenceCurvature:
@@ -62,7 +69,7 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
     "Batches": lambda t: dataclasses.replace(t.batches, texts=(EVIL,) * t.batches.n_sequences),
     "Batches, objective": lambda t: dataclasses.replace(t.batches, objective=EVIL),
     "Task": lambda t: gv.Task(EVIL, train=t.rows, validation=t.rows, label_names=(EVIL, "b")),
-    "Fisher": lambda t: dataclasses.replace(gv.Fisher.from_means({"a": 1.0}), metadata={"model": EVIL}),
+    "Fisher": lambda t: dataclasses.replace(gv.Fisher.from_means({"a": 1.0}), model_class=EVIL),
     "Selection": lambda t: gv.select(t.lm.model, lambda name: True, label=EVIL),
     "Direction": lambda t: dataclasses.replace(gv.random_direction(t.lm.model), label=EVIL, selection=EVIL),
     "Surface": lambda t: gv.Surface(
@@ -77,6 +84,7 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
     "DropoutSchedule": lambda t: gv.DropoutSchedule({EVIL: 0.1}, kind=EVIL),
     "Comparison": lambda t: _comparison(2),
     "Comparison, empty": lambda t: _comparison(0),
+    "StudySummary": lambda t: _studies(),
 }
 NUMBERS_ALONE = {"Trajectory"}  # holds no text
 

@@ -62,6 +62,35 @@ def test_exactly_k_elements_also_with_ties(values, k):
         assert (flat(bottom_k(fisher, 12 - k)) == ~flat(top)).all()
 
 
+def test_the_top_is_where_fisher_locates_it_also_with_ties():
+    scores = {
+        "layer.0.attention.weight": torch.zeros(20, 30),
+        "layer.0.mlp.weight": torch.zeros(20, 30),
+        "layer.1.mlp.weight": torch.arange(600.0).reshape(20, 30) % 2,
+    }
+    fisher = fisher_of(scores)
+    for fraction in (0.01, 0.1667, 0.5):  # a part of the ones; all of them; zeros too
+        chosen, located = top_k(fisher, fraction), fisher.located(fraction)
+        assert located["chosen"].sum() == chosen.n_elements == round(fraction * 1800)
+        selected = [int(chosen.mask(name).sum()) for name in scores]
+        assert located["chosen"].tolist() == selected
+
+
+def test_concentration_is_that_of_a_full_sort():
+    generator = torch.Generator().manual_seed(0)
+    scores = {
+        "layer.0.mlp.weight": torch.rand(50, 40, generator=generator) ** 4,
+        "layer.1.mlp.weight": torch.zeros(300),
+    }
+    curve = fisher_of(scores).concentration(points=50)
+    ordered = np.sort(np.concatenate([score.reshape(-1).double().numpy() for score in scores.values()]))[::-1]
+    held = np.concatenate([[0.0], ordered.cumsum() / ordered.sum()])
+    at = (curve["parameters"] * len(ordered)).round().astype(int)
+    np.testing.assert_allclose(curve["information"], held[at], rtol=1e-9)
+    assert (at.iloc[0], at.iloc[1], at.iloc[-1]) == (0, 1, 2300)
+    assert curve.attrs["gini"] == pytest.approx(2 * np.trapezoid(held) / 2300 - 1, rel=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_scores_of_any_precision(dtype):
     scores = {"a": torch.tensor([3.0, 1.0, 2.0], dtype=dtype), "b": torch.tensor([[5.0], [0.0]], dtype=dtype)}

@@ -14,7 +14,7 @@ from gdrop_viz import Fisher
 from gdrop_viz.plots.fisher import profile_picture
 from gdrop_viz.plots.picture import Axis, Cells, Picture, Reference, Series
 from gdrop_viz.plots.render import draw, figure
-from gdrop_viz.widgets.chart import Chart
+from gdrop_viz.widgets.chart import Chart, kept_bundle
 
 X, Y = Axis("layer", (0, 2)), Axis("rate", (0, 1))
 
@@ -80,10 +80,16 @@ def test_a_dollar_in_a_label_is_no_mathematics():
 
 @pytest.mark.parametrize(("picture", "relief"), [(lines(), False), (grid(), False), (grid(), True)])
 def test_a_chart_leaves_a_picture_and_a_sentence_in_the_notebook(picture, relief):
-    data, metadata = Chart(picture, relief=relief)._repr_mimebundle_()
+    data, metadata = kept_bundle([Chart(picture, relief=relief)], "name")
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert data["text/plain"] == "It rises." == metadata["image/png"]["alt"]
-    assert "application/vnd.jupyter.widget-view+json" in data
+    assert data["image/png"] in data["text/html"]
+
+
+def test_what_is_kept_is_escaped():
+    picture = lines(summary="<script>alert(1)</script>", title="<b>")
+    data, _ = kept_bundle([Chart(picture)], "name")
+    assert "<script>" not in data["text/html"]
 
 
 def test_showing_replaces_everything_in_one_trait():

@@ -62,6 +62,34 @@ class HandWritten(nn.Module):
 
 
 # with how many dropouts in experts there are, and a word by which their paths tell them
+class Bare(nn.Module):
+    """An expert without parts: a matrix, a rate, and the function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.rate = nn.Parameter(torch.randn(4, 4)), 0.1
+
+    def forward(self, x):
+        return nn.functional.dropout(x @ self.weight, self.rate, self.training)
+
+
+class OfFunctions(nn.Module):
+    """Experts in a dictionary, the best one for each token, that drop by a number of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.router = nn.Embedding(8, 4), nn.Linear(4, 5)
+        self.experts = nn.ModuleDict({name: Bare() for name in "abcde"})
+
+    def forward(self, input_ids, **_):
+        x = self.embed(input_ids)
+        best, out = self.router(x).argmax(-1), torch.zeros_like(x)
+        for i, expert in enumerate(self.experts.values()):
+            if (best == i).any():
+                out[best == i] = expert(x[best == i])
+        return out
+
+
 MODELS = {"Switch": (switch, 8, "expert_"), "NLLB-MoE": (nllb_moe, 8, "expert_"), "hand-written": (HandWritten, 3, "")}
 
 
@@ -92,6 +120,15 @@ def test_every_expert_is_a_site_whichever_the_tokens_reach(name):
         schedule.apply(model)
         assert {path: module.p for path, module in experts.items()} == {path: schedule.rates[path] for path in experts}
         assert measured_dropout(model) == schedule.rates
+
+
+def test_experts_that_drop_by_a_number_of_their_own():
+    for seed in range(4):
+        model = seeded(OfFunctions, seed)
+        schedule = uniform_dropout(model, 0.4)
+        assert sorted(schedule.rates) == [f"experts.{name}.rate" for name in "abcde"]
+        schedule.apply(model)
+        assert {expert.rate for expert in model.experts.values()} == {0.4}
 
 
 def capped(self, x, *, scale):

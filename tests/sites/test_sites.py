@@ -323,10 +323,12 @@ class Recording(nn.Module):
         self.linear, self.dropout = nn.Linear(4, 4), nn.Dropout(0.1)
         self.register_buffer("last", torch.zeros(4))
         self.register_buffer("count", torch.zeros(1))
+        self.n_cached = 0
 
     def forward(self, input):
         self.last = input.mean(0)
         self.count += 1
+        self.n_cached = len(input)
         self.register_buffer("largest", input.max())
         return self.dropout(self.linear(input))
 
@@ -346,7 +348,10 @@ def test_buffers_are_the_same_tensors_with_the_same_values(make):
     with torch.random.fork_rng(devices=[]):
         model, batch = make()
     before = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
+    attributes = [dict(vars(module)) for module in model.modules()]
     dropout_sites(model, batch=batch)
+    assert [vars(module).keys() for module in model.modules()] == [known.keys() for known in attributes]
+    assert getattr(model, "n_cached", 0) == 0
     after = dict(model.named_buffers())
     assert after.keys() == before.keys()
     for name, (buffer, values) in before.items():

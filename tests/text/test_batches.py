@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -378,7 +379,7 @@ def test_t5_takes_any_length():
         ({"n_sequences": 0}, ValueError, "expected n_sequences as a whole number"),
         ({"batch_size": 2.5}, ValueError, "expected batch_size as a whole number"),
         ({"max_length": 9}, ValueError, "room for 7"),
-        ({"max_length": 65}, ValueError, "beyond the 64 positions"),
+        ({"max_length": 65}, ValueError, "within the 64 positions"),
     ],
 )
 def test_bad_input_is_one_clear_line(tiny_lm, changes, error, message):
@@ -396,8 +397,44 @@ def test_wrong_models_and_tokenizers(tiny_lm, tiny_bert, tmp_path):
     with pytest.raises(ValueError, match="with a mask token"):
         pretraining_batches(Pretrained(tiny_bert, plain_tokenizer()), TEXTS, max_length=16)
     small = Pretrained(random_bert(vocab_size=10), word_tokenizer())
-    with pytest.raises(ValueError, match="expected tokens below 10, as many as the model embeds"):
+    with pytest.raises(ValueError, match=r"expected tokens below 10, as many as .* model\.resize_token_embeddings"):
         pretraining_batches(small, TEXTS, max_length=16)
+
+
+@pytest.mark.parametrize("added", [["zzz"], [f"zzz{i}" for i in range(30)]])
+def test_a_tokenizer_that_was_extended_without_its_model(added):
+    tokenizer = word_tokenizer()
+    size = len(tokenizer)
+    tokenizer.add_tokens(added)
+    lm = Pretrained(random_bert(vocab_size=size), tokenizer)
+    text = " ".join([*WORDS[:9], added[-1]])
+    with pytest.raises(
+        ValueError, match=f"expected tokens below {size}, .*, got {len(tokenizer) - 1} from the tokenizer"
+    ):
+        pretraining_batches(lm, [text] * 20, n_sequences=5, max_length=16)
+    lm.model.resize_token_embeddings(len(tokenizer))
+    batches = pretraining_batches(lm, [text] * 20, n_sequences=5, max_length=16)
+    assert max(int(batch["input_ids"].max()) for batch in batches) < len(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("words", "share"), [(["今天", "天气"], "18%"), (["\U0001f600"], "10%"), (["Ďakujem"] * 9, "50%")]
+)
+def test_the_share_of_unknown_tokens_is_said(tiny_lm, words, share):
+    texts = [" ".join([*WORDS[:9], *words])] * 20
+    with pytest.warns(UserWarning, match=rf"{share} of the tokens are unknown to the tokenizer \(\[UNK\]\)"):
+        pretraining_batches(tiny_lm, texts, n_sequences=5, max_length=32)
+
+
+def test_a_text_of_unknown_words_alone_says_why_there_is_nothing_to_predict(tiny_lm):
+    with pytest.raises(ValueError, match=r"none of the 3 texts has so many; 100% of the tokens are unknown"):
+        pretraining_batches(tiny_lm, [" ".join(["今天"] * 20)] * 3, max_length=16)
+
+
+def test_known_texts_get_no_warning(tiny_lm):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pretraining_batches(tiny_lm, TEXTS, n_sequences=5, max_length=16)
 
 
 def test_which_column_is_the_text(tiny_lm, tmp_path):

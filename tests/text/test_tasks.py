@@ -330,7 +330,7 @@ def test_an_unknown_name_lists_what_there_is():
 
 def test_arguments_for_files_are_not_ignored_for_bundled_tasks():
     for name in ("sentiment", "glue/rte"):
-        with pytest.raises(ValueError, match="expected a local file with text="):
+        with pytest.raises(ValueError, match="expected a local file or rows in memory with validation="):
             load_task(name, validation=0.5)
 
 

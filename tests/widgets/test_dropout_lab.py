@@ -135,7 +135,7 @@ def test_errors_of_a_run_and_of_a_click_are_shown(make_lab):
     lab = make_lab(learning_rate=-1.0)
     lab.run_button.click()
     assert lab.runner.wait(60)
-    assert "learning_rate must be above 0" in lab.message.value
+    assert "expected learning_rate as a number above 0" in lab.message.value
     assert "ended with an error" in lab.progress.value
     assert not lab.run_button.disabled
     for box in lab.arms.values():

@@ -116,7 +116,11 @@ def test_outside_a_notebook_nothing_is_closed_by_cells(monkeypatch):
     first.close()
 
 
-def test_the_saved_notebook_keeps_picture_and_summary(panel):
-    data, _ = panel._repr_mimebundle_()
-    assert data["text/plain"] == "Nothing yet."
-    assert data["image/png"]
+def test_the_saved_notebook_keeps_picture_and_summary(panel, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **named: shown.append(data))
+    panel._ipython_display_()
+    view, kept = shown
+    assert view["application/vnd.jupyter.widget-view+json"]["model_id"] == panel.model_id == panel.chart.kept
+    assert kept["text/plain"] == "Nothing yet."
+    assert kept["image/png"] in kept["text/html"]

@@ -24,9 +24,12 @@ def saved(tmp_path_factory):
 
 
 def test_the_output_holds_a_picture_and_a_sentence(saved):
-    (output,) = saved.cells[1].outputs
-    assert output.data["image/png"].startswith("iVBOR")
-    assert output.data["text/plain"].startswith("tiny: highest in ")
+    view, kept = saved.cells[1].outputs
+    assert "application/vnd.jupyter.widget-view+json" in view.data
+    assert view.data["text/plain"] == "A panel: run this cell to bring it back."
+    assert kept.data["image/png"].startswith("iVBOR")
+    assert kept.data["text/plain"].startswith("tiny: highest in ")
+    assert "Run this cell to bring the panel back." in kept.data["text/html"]
 
 
 @pytest.mark.parametrize("template", ["lab", "classic"])
@@ -36,6 +39,5 @@ def test_html_export_shows_the_picture(saved, template):
     html, _ = HTMLExporter(template_name=template).from_notebook_node(saved)
     pictures = re.findall(r'<img[^>]*src="data:image/png;base64,[^>]*>', html)
     assert len(pictures) == 1
-    if template == "classic":  # the other template knows no alternative texts
-        assert 'alt="tiny: highest in ' in pictures[0]
+    assert 'alt="tiny: highest in ' in pictures[0]
     assert "Loading widget" not in html
