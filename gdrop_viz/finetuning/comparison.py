@@ -209,7 +209,9 @@ def _resolved_arms(arms: Mapping[str, Arm], lm: Pretrained, task: Task, version:
         try:
             resolved[name] = resolve_arm(arm, classifier, version=version)
             with preserved_rng():
-                resolved[name].prepare(copy.deepcopy(classifier))
+                trial = copy.deepcopy(classifier)
+                resolved[name].prepare(trial)
+                resolved[name].new_callbacks(trial)
         except (TypeError, ValueError) as error:
             raise type(error)(f"arm {name!r}: {error}") from error
     return resolved

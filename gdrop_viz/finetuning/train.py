@@ -184,7 +184,6 @@ def run_rows(
 
             resolved = resolve_arm(arm, classifier)
             resolved.prepare(classifier)
-            callbacks = [] if resolved.callbacks is None else list(resolved.callbacks(classifier))
             try:
                 trainer, recorder = make_trainer(
                     classifier,
@@ -194,7 +193,7 @@ def run_rows(
                     PaddedBatches(lm, fixed_length=fixed, regression=task.kind == "regression"),
                     arguments=_training_arguments(hyperparameters, seed, scratch) | dict(resolved.training_arguments),
                     group_by_length=hyperparameters.group_by_length,
-                    callbacks=callbacks,
+                    callbacks=resolved.new_callbacks(classifier),
                     on_event=on_event,
                     stop=stop,
                 )

@@ -143,3 +143,10 @@ class TestErrors:
             layers[1].output.register_forward_hook(lambda module, inputs, output: 2 * output)
         with pytest.raises(ValueError, match="expected a model that computes what its config says"):
             build_classifier(tiny_lm, toy_task)
+
+
+@pytest.mark.parametrize("name", ["Bert", "GPT2", "T5"])
+def test_no_hook_stays_in_the_model(name, toy_task):
+    lm, case = pretrained(name)
+    build_classifier(lm, toy_task)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in case.model.modules())
