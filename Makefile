@@ -26,22 +26,17 @@ demo: $(STAMP)
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=.
 
 test: $(STAMP) lint
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope --durations=10 -m "not browser" -p no:nbval
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope --durations=10 -m "not browser" -p no:nbval --junitxml=build/tests.xml
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope --durations=5 notebooks
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "browser and not lesson" --durations=5 tests/browser
 
 # while you work: style, types, and the tests that need less than a second each
 check: $(STAMP) lint
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not browser" -p no:nbval
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not browser" -p no:nbval --junitxml=build/check.xml
 
-# which tests those are: measures all, then those that are left, and writes tests/slow_tests.txt
+# which tests those are: tests/slow_tests.txt, from what `make test` and then `make check` have measured
 durations: $(STAMP)
-	: > tests/slow_tests.txt
-	for round in 1 2; do \
-	  $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not browser" -p no:nbval \
-	    --junitxml=build/durations-$$round.xml && \
-	  PYTHONPATH=. $(BIN)/python -m tests.durations build/durations-*.xml || exit 1; \
-	done
+	PYTHONPATH=. $(BIN)/python -m tests.durations $(wildcard build/tests.xml build/check.xml)
 
 # every lesson in a real JupyterLab and the data-paucity lesson as a Voila app: what nbval cannot see
 test-lessons: $(STAMP)

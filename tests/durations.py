@@ -1,9 +1,9 @@
 """Tests that need a second of CPU time or more: written to `slow_tests.txt` from pytest's reports in XML.
 
-    python -m tests.durations build/durations.xml ...
+    python -m tests.durations build/tests.xml build/check.xml
 
-A fixture that several tests share counts for the first that asks for it, so `make durations` measures twice: all
-tests, and then those that are left.
+A fixture that several tests share counts for the first that asks for it, so the report of all tests (`make test`) is
+read together with that of the quick ones alone (`make check`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import resource
 import time
@@ -83,6 +84,7 @@ def _load() -> None:
     import gdrop_viz as gv
 
     torch.set_num_threads(1)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     loaded = (scipy.stats, sklearn.metrics, transformers.BertForMaskedLM, transformers.GPT2LMHeadModel)
     names = "fisher_information dropout_sites guided_dropout loss_surface hessian_trace random_direction".split()
     assert all((*loaded, *(getattr(gv, name) for name in names)))

@@ -180,8 +180,8 @@ _RULES: tuple[tuple[str, Any], ...] = tuple(
         (r".*(hidden_size|d_model|n_embd|emb(ed(ding)?)?_(dim|size)|embed_proj_dim|lru_width|d_latents|head_size)|dim"
          r"|.*bottleneck_size|.*hidden_size_.*|output_dim|.*width",
          lambda s, L: s.hidden),
-        (r".*max_.*position.*|n_positions|max_seq_len|max_sequence_length|n_ctx|max_(source|target)_positions", 64),
-        (r".*(window|window_size|local_attention|chunk_length|chunk_size|context_length)", 8),
+        (r".*max_.*position.*|n_positions|max_seq_len|max_sequence_length|n_ctx|context_length", 64),
+        (r".*(window|window_size|local_attention|chunk_length|chunk_size)", 8),
         (r"image_size", 32),
         (r".*patch_size", 16),
         (r"relative_attention_num_buckets|num_buckets", 8),
@@ -240,8 +240,11 @@ def _wake(model: nn.Module) -> None:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
 
 
-def batches_of(task: str, pad: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Labelled batches: three ragged rows padded on the right, and as many rows as tokens without padding."""
+def batches_of(task: str, pad: int, *, same_length: bool = False) -> Iterator[dict[str, torch.Tensor]]:
+    """Labelled batches: three ragged rows padded on the right, and as many rows as tokens without padding.
+
+    `same_length`: a decoder's labels are as long as the text (some models make its input of the text).
+    """
     generator = torch.Generator().manual_seed(0)
     for lengths, targets in (((12, 7, 9), (6, 8, 4)), ((5,) * 5, (5,) * 5)):
         ids, present = _words(lengths, pad, generator)
@@ -250,7 +253,7 @@ def batches_of(task: str, pad: int) -> Iterator[dict[str, torch.Tensor]]:
             batch["labels"] = torch.tensor([0, 2, 1, 1, 0])[: len(lengths)]
             ids[torch.arange(len(lengths)), present.sum(1) - 1] = EOS  # where an encoder-decoder's classifier looks
         elif task == "sequence to sequence":
-            words, there = _words(targets, pad, generator)
+            words, there = _words(lengths if same_length else targets, pad, generator)
             batch["labels"] = words.masked_fill(there == 0, -100)
         elif task == "causal":
             batch["labels"] = ids.masked_fill(present == 0, -100)

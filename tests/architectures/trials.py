@@ -7,9 +7,12 @@ the trial gives is one of "exact", "single precision" (equal to 1e-4), "refused:
 
 from __future__ import annotations
 
+import copy
+import dis
 import traceback
 import warnings
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -24,32 +27,31 @@ RATE = 0.3
 
 def trial(pair: Pair) -> dict[str, str]:
     """What each part of the work gives for one pair; "built" says why there is no model, if there is none."""
-    import logging
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-
-    def check(model: nn.Module) -> None:
-        if not torch.isfinite(_own_loss(model, _rows(_batches(pair, model)[0])[1])):
-            raise RuntimeError("its own loss is not finite")
-
     reasons = []
-    for dtype in (torch.float64, torch.float32):
+    for dtype, same_length in product((torch.float64, torch.float32), (False, True)):
+
+        def check(model: nn.Module, same_length: bool = same_length) -> None:
+            if not torch.isfinite(_own_loss(model, _rows(_batches(pair, model, same_length)[0])[1])):
+                raise RuntimeError("its own loss is not finite")
+
         try:
             model = build(pair, dtype=dtype, check=check)
             break
         except RuntimeError as error:
             reasons.append(str(error))
     else:
-        return {"built": f"no: {reasons[-1]}"}
-    _Trial(pair, model).run(found := {"class": type(model).__name__, "built": str(dtype).removeprefix("torch.")})
+        return {"built": f"no: {reasons[0]}"}
+    found = {"class": type(model).__name__, "built": str(dtype).removeprefix("torch.")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _Trial(pair, model, _batches(pair, model, same_length)).run(found)
     return found
 
 
 class _Trial:
-    def __init__(self, pair: Pair, model: nn.Module) -> None:
+    def __init__(self, pair: Pair, model: nn.Module, batches: list[dict[str, Tensor]]) -> None:
         self.pair, self.model = pair, model
-        self.ragged, self.square = _batches(pair, model)
+        self.ragged, self.square = batches
         self.batch = self.ragged  # what surface and trace see: without padding where padding is refused
         self.fisher: Any = None
         self.said: set[str] = set()
@@ -136,7 +138,7 @@ class _Trial:
 
         rows = [_rows(self.ragged), _rows(self.square)]
         squares = [[self.squared_gradients(row) for row in part] for part in rows]
-        worst, looped, refused = 0.0, 0, ""
+        worst, looped, remarks = 0.0, 0, ""
         for name, batches, truth in (
             ("N = T", [self.square], squares[1]),
             ("one sequence first", [rows[1][0], _take(self.square, slice(1, 3))], squares[1][:3]),
@@ -151,6 +153,7 @@ class _Trial:
                 refused = _failure(error)
                 if refused.startswith("RAW") or name != "padded":
                     return f"{name}: {refused}"
+                remarks += f"; padded {refused}"
                 continue
             looped = max(looped, len(fisher.looped))
             for key, score in expected.items():
@@ -164,11 +167,11 @@ class _Trial:
                 worst = max(worst, off)
             missing = len(expected.keys() - fisher.means.index)
             if missing:
-                refused += f"; {missing} parameters left out"
+                remarks += f"; {missing} parameters left out ({name})"
             self.fisher = self.fisher or fisher
         exact = "exact" if worst < 1e-6 else "single precision" if worst < 2e-3 else "of rows that depend on each other"
         exact += f", {looped} parameters through the loop" if looped else ""
-        return exact + (f"; padded {refused}" if refused else "")
+        return exact + remarks
 
     def squared_gradients(self, row: dict[str, Tensor]) -> dict[str, Tensor]:
         """(∂L/∂θ)² of a row alone."""
@@ -188,7 +191,8 @@ class _Trial:
         with gv.uniform_dropout(self.model, RATE).applied(self.model):
             used: set[float] = set()
             for seed in range(3):
-                used |= _rates_used(self.model, self.ragged if seed else self.square, seed)
+                # a copy: some models keep what a forward in training has seen
+                used |= _rates_used(copy.deepcopy(self.model), self.ragged if seed else self.square, seed)
         odd = sorted(rate for rate in used if rate and abs(rate - RATE) > 1e-9)
         if odd and not free:
             return f"WRONG: rates {odd} are used beside {RATE}"
@@ -235,10 +239,13 @@ def _outcome(part: Callable[[], str]) -> str:
 
 def _failure(error: Exception) -> str:
     """A refusal of ours, in one line; or an error from deep inside."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames, end = traceback.extract_tb(error.__traceback__), error.__traceback__
+    while end is not None and end.tb_next is not None:
+        end = end.tb_next
+    code = end.tb_frame.f_code.co_code[end.tb_lasti] if end is not None else 0
+    raised_here = dis.opname[code] == "RAISE_VARARGS" and "gdrop_viz/" in frames[-1].filename
     text = " ".join(str(error).split())[:200]
-    refused = isinstance(error, (ValueError, TypeError, RuntimeError)) and "\n" not in str(error).strip()
-    if refused and "gdrop_viz/" in frames[-1].filename and str(frames[-1].line).startswith("raise"):
+    if raised_here and isinstance(error, (ValueError, TypeError, RuntimeError)) and "\n" not in str(error).strip():
         return f"refused: {text}"
     place = next((frame for frame in reversed(frames) if "gdrop_viz/" in frame.filename), frames[-1])
     return f"RAW: {type(error).__name__} in {place.filename.rpartition('gdrop_viz/')[2]}:{place.lineno}: {text}"
@@ -249,9 +256,9 @@ def _reads_on(pair: Pair, model: nn.Module) -> bool:
     return pair.task == "causal" or (pair.task == "sequence to sequence" and not model.config.is_encoder_decoder)
 
 
-def _batches(pair: Pair, model: nn.Module) -> list[dict[str, Tensor]]:
+def _batches(pair: Pair, model: nn.Module, same_length: bool) -> list[dict[str, Tensor]]:
     pad, task = getattr(model.config, "pad_token_id", 0), "causal" if _reads_on(pair, model) else pair.task
-    return list(batches_of(task, pad if isinstance(pad, int) and pad >= 0 else 0))
+    return list(batches_of(task, pad if isinstance(pad, int) and pad >= 0 else 0, same_length=same_length))
 
 
 def _rows(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -263,7 +270,7 @@ def _rows(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         for name, value in row.items():
             if value.dim() == 2 and value.shape[1] == batch["input_ids"].shape[1]:
                 row[name] = value[:, :length]
-        if row["labels"].dim() == 2 and row["labels"].shape[1] != length:  # of a decoder
+        if row["labels"].dim() == 2 and row["labels"].shape[1] != length:  # a decoder's
             row["labels"] = row["labels"][:, : int((row["labels"] != -100).sum())]
         rows.append(row)
     return rows
@@ -307,15 +314,9 @@ class _SeenRates(torch.overrides.TorchFunctionMode):
 
 
 def _rates_used(model: nn.Module, batch: dict[str, Tensor], seed: int) -> set[float]:
-    modes = {module: module.training for module in model.modules()}
     with torch.random.fork_rng(devices=[]), torch.no_grad(), _SeenRates() as seen:
         torch.manual_seed(seed)
-        try:
-            model.train()
-            _own_loss(model, batch)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        _own_loss(model.train(), batch)
     return seen.rates
 
 

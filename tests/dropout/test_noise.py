@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gdrop_viz import DropoutSchedule, gaussian_dropout, guided_dropout, measured_dropout, uniform_dropout
 from gdrop_viz.dropout.noise import _attention, gaussian_noise
 from tests.dropout.stand_ins import made_up_fisher
-from tests.sites.test_sites import assert_unchanged, snapshot
+from tests.unchanged import differences, snapshot
 from tests.zoo import ZOO, build
 
 pytestmark = pytest.mark.filterwarnings("ignore:fused attention")
@@ -33,7 +33,7 @@ def test_every_architecture(name):
             first, second = (case.model(**case.batch).logits for _ in range(2))
         assert not torch.allclose(first, second), "noise in training"
         case.model.eval()
-    assert_unchanged(case.model, before)
+    assert differences(before, snapshot(case.model)) == []
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
@@ -153,7 +153,7 @@ def test_errors_leave_the_model_alone(monkeypatch):
         patch.setattr("gdrop_viz.dropout.noise._noise_for_dropout", lambda *args, **kwargs: args[0])
         with pytest.raises(RuntimeError, match=r"expected Gaussian noise at every site, but embeddings\.dropout"):
             gaussian_dropout(model, 0.1)
-    assert_unchanged(model, before)
+    assert differences(before, snapshot(model)) == []
     with gaussian_dropout(model, 0.1), pytest.raises(ValueError, match="got one with Gaussian noise"):
         gaussian_dropout(model, 0.1)
-    assert_unchanged(model, before)
+    assert differences(before, snapshot(model)) == []

@@ -9,7 +9,7 @@ from torch import nn
 
 from gdrop_viz import dropout_sites, gaussian_dropout, guided_dropout, measured_dropout, uniform_dropout
 from tests.dropout.stand_ins import made_up_fisher
-from tests.sites.test_sites import assert_unchanged, snapshot
+from tests.unchanged import differences, snapshot
 from tests.zoo import build
 
 
@@ -69,9 +69,9 @@ def test_interrupted_at_every_forward(name, frozen, error):
         with pytest.raises(expected):
             call(model)
         handle.remove()
-        assert_unchanged(model, before)
+        assert differences(before, snapshot(model)) == []
     handle = last.register_forward_hook(Failure(error, forwards))
     call(model)  # every forward gets through
     handle.remove()
     if name != "apply":
-        assert_unchanged(model, before)
+        assert differences(before, snapshot(model)) == []

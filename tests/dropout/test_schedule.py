@@ -15,7 +15,7 @@ from torch import nn
 from gdrop_viz import DropoutSchedule, Fisher, dropout_sites, guided_dropout, measured_dropout, uniform_dropout
 from gdrop_viz.dropout.guided import _log_positions, _rank_positions
 from tests.dropout.stand_ins import made_up_fisher
-from tests.sites.test_sites import assert_unchanged, snapshot
+from tests.unchanged import differences, snapshot
 from tests.zoo import ZOO, build
 
 
@@ -44,7 +44,7 @@ def test_every_architecture_uses_a_rate_of_its_own_at_each_site(name, attention)
     with schedule.applied(case.model) as model:
         measured = measured_dropout(model, case.batch)
     assert {site: measured[site] for site in schedule.rates} == schedule.rates
-    assert_unchanged(case.model, before)
+    assert differences(before, snapshot(case.model)) == []
 
 
 def empirical_rates(model: nn.Module, batch: dict) -> dict[str, float]:
@@ -281,7 +281,7 @@ def test_apply_stays_and_applied_does_not(guided):
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert_unchanged(case.model, before)
+    assert differences(before, snapshot(case.model)) == []
     assert guided.apply(case.model) is case.model
     assert measured_dropout(case.model) == guided.rates
     with uniform_dropout(case.model, 0.3).applied(case.model):
@@ -315,7 +315,7 @@ def test_a_rate_that_does_not_take_is_an_error_and_undone():
     before = snapshot(net)
     with pytest.raises(RuntimeError, match=r"0\.p \(wanted 0\.5, measured 0\.2\) did not take; the old rates are back"):
         uniform_dropout(net, 0.5, batch=batch).apply(net, batch=batch)
-    assert_unchanged(net, before)
+    assert differences(before, snapshot(net)) == []
 
 
 def test_other_backbones_are_refused(guided):
@@ -324,7 +324,7 @@ def test_other_backbones_are_refused(guided):
         guided.apply(model)
     with pytest.raises(ValueError, match=r"got one with encoder\.layer\.4"):
         guided.apply(build("Bert", layers=6).model)
-    assert_unchanged(model, before)
+    assert differences(before, snapshot(model)) == []
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_bad_arguments(bert, arguments, message):
     before = snapshot(bert.model)
     with pytest.raises(ValueError, match=message):
         guided_dropout(bert.model, made_up_fisher(bert.model), **arguments)
-    assert_unchanged(bert.model, before)
+    assert differences(before, snapshot(bert.model)) == []
 
 
 def test_scores_of_another_model_are_refused(bert):

@@ -8,6 +8,7 @@ import torch
 from gdrop_viz.finetuning.classifier import build_classifier, pretrained_digest
 from gdrop_viz.models.pretrained import Pretrained
 from tests.conftest import random_bert, word_tokenizer
+from tests.unchanged import unchanged
 from tests.zoo import build
 
 FAMILIES = ["Bert", "DistilBert", "ModernBert", "GPT2", "Llama", "T5", "Bart"]
@@ -53,15 +54,9 @@ def test_the_head_depends_on_the_seed_alone(name, toy_task):
 
 
 def test_the_model_and_the_generators_stay(tiny_lm, toy_task):
-    before = {name: value.clone() for name, value in tiny_lm.model.state_dict().items()}
-    config, state = tiny_lm.model.config.to_dict(), torch.get_rng_state()
-    classifier = build_classifier(tiny_lm, toy_task)
-    with torch.no_grad():
-        for parameter in classifier.parameters():
+    with unchanged(tiny_lm.model), torch.no_grad():
+        for parameter in build_classifier(tiny_lm, toy_task).parameters():
             parameter.fill_(7.0)
-    assert all(torch.equal(before[name], value) for name, value in tiny_lm.model.state_dict().items())
-    assert tiny_lm.model.config.to_dict() == config
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_half_precision_models_are_trained_in_single_precision(toy_task):

@@ -13,6 +13,7 @@ import torch
 import gdrop_viz.finetuning.comparison as comparison_module
 from gdrop_viz.dropout import uniform_dropout
 from gdrop_viz.finetuning import Comparison, compare, fine_tune
+from tests.unchanged import unchanged
 from tests.zoo import build
 
 ARMS = {"standard": 0.1, "none": None}
@@ -51,10 +52,8 @@ def test_an_arm_that_draws_leaves_the_generators_alone(tiny_lm, toy_task):
     def arm(classifier):
         torch.rand(1), np.random.rand(), random.random()
 
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    compare(tiny_lm, toy_task, {"own": arm}, seeds=[0], fractions=[0.5], **{**QUICK, "epochs": 1})
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
+    with unchanged(tiny_lm.model):
+        compare(tiny_lm, toy_task, {"own": arm}, seeds=[0], fractions=[0.5], **{**QUICK, "epochs": 1})
 
 
 class TestRunsAreKept:

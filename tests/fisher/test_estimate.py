@@ -15,6 +15,7 @@ import gdrop_viz as gv
 from gdrop_viz.fisher import run as estimation
 from gdrop_viz.fisher.run import Run
 from gdrop_viz.fisher.sums import IncompleteSum, Sums
+from tests.unchanged import unchanged
 
 
 def run(model, batches, **settings):
@@ -54,19 +55,11 @@ def test_it_is_a_mean_of_squares_and_no_square_of_a_mean(tiny_lm, tiny_batches):
 
 def test_the_model_is_left_as_it_was(tiny_lm, tiny_batches):
     model = tiny_lm.model.train()
-    frozen = next(model.parameters()).requires_grad_(False)
+    next(model.parameters()).requires_grad_(False)
     kept = dict(model.named_parameters())["cls.predictions.bias"]
     kept.grad = torch.ones_like(kept)
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    state = torch.get_rng_state()
-    run(model, tiny_batches)
-    assert model.training
-    assert not frozen.requires_grad
-    assert kept.requires_grad
-    assert torch.equal(kept.grad, torch.ones_like(kept))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with unchanged(model):
+        run(model, tiny_batches)
 
 
 @pytest.mark.parametrize("at", range(1, 7))
@@ -83,12 +76,8 @@ def test_state_is_restored_when_the_nth_call_is_interrupted(tiny_lm, tiny_batche
 
     model.train()
     model.bert.forward = interrupted
-    with pytest.raises(KeyboardInterrupt):
+    with unchanged(model), pytest.raises(KeyboardInterrupt):
         run(model, tiny_batches, method="auto")
-    del model.bert.forward
-    assert all(module.training for module in model.modules())
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_stop_gives_what_was_seen(tiny_lm, tiny_batches, monkeypatch):

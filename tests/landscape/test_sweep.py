@@ -25,6 +25,7 @@ from gdrop_viz.landscape import Surface, loss_surface, loss_surfaces, proposed_e
 from gdrop_viz.models.losses import sequence_losses
 from gdrop_viz.perturbation import Direction, random_direction, random_k
 from tests.landscape import words
+from tests.unchanged import unchanged
 from tests.zoo import build
 
 
@@ -95,9 +96,6 @@ def test_the_centre_is_the_untouched_model_to_the_last_bit(tiny_bert, tiny_batch
 def test_the_model_and_the_process_are_left_as_they_were(tiny_bert, tiny_batches, plane):
     tiny_bert.train()
     tiny_bert.bert.encoder.eval()
-    modes = [module.training for module in tiny_bert.modules()]
-    torch.manual_seed(3)
-    before, states = bits(tiny_bert), (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())
 
     def interrupted(point):
         if point.n_done == 4:
@@ -107,19 +105,12 @@ def test_the_model_and_the_process_are_left_as_they_were(tiny_bert, tiny_batches
         torch.rand(3), np.random.rand(3), random.random()
         raise RuntimeError("metric")
 
-    with pytest.raises(KeyboardInterrupt):
+    with unchanged(tiny_bert), pytest.raises(KeyboardInterrupt):
         loss_surface(tiny_bert, tiny_batches, plane, points=5, progress=False, on_point=interrupted)
-    assert bits(tiny_bert) == before
-    with pytest.raises(RuntimeError, match="metric"):
+    with unchanged(tiny_bert), pytest.raises(RuntimeError, match="metric"):
         loss_surface(tiny_bert, tiny_batches, plane, points=5, progress=False, metrics={"m": failing})
-    assert bits(tiny_bert) == before
-    loss_surface(tiny_bert, tiny_batches, plane, points=2, progress=False)
-    assert bits(tiny_bert) == before
-    assert [module.training for module in tiny_bert.modules()] == modes
-    assert torch.equal(states[0], torch.get_rng_state())
-    assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())
-    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in tiny_bert.modules())
-    assert all(p.grad is None and p.requires_grad for p in tiny_bert.parameters())
+    with unchanged(tiny_bert):
+        loss_surface(tiny_bert, tiny_batches, plane, points=2, progress=False)
 
 
 def test_weights_come_back_from_an_interrupt_in_any_line():

@@ -19,6 +19,7 @@ from gdrop_viz.perturbation import (
     select,
 )
 from gdrop_viz.perturbation.filters import filter_dimensions
+from tests.unchanged import unchanged
 from tests.zoo import build
 
 
@@ -141,10 +142,8 @@ def test_orthogonal_after_normalisation(tiny_bert):
 def test_the_gradient_is_that_of_the_mean_over_sequences(tiny_bert, tiny_batches):
     tiny_bert.train()
     tiny_bert.bert.embeddings.eval()
-    modes = [module.training for module in tiny_bert.modules()]
-    direction = gradient_direction(tiny_bert, tiny_batches)
-    assert [module.training for module in tiny_bert.modules()] == modes
-    assert all(p.grad is None and p.requires_grad for p in tiny_bert.parameters())
+    with unchanged(tiny_bert):
+        direction = gradient_direction(tiny_bert, tiny_batches)
     tiny_bert.eval()
     losses = torch.cat([sequence_losses(tiny_bert, batch) for batch in tiny_batches])
     losses.mean().backward()

@@ -11,7 +11,7 @@ from torch import nn
 from gdrop_viz import dropout_sites, guided_dropout, measured_dropout, uniform_dropout
 from gdrop_viz.models.backbone import backbone_of
 from tests.dropout.stand_ins import made_up_fisher
-from tests.sites.test_sites import assert_unchanged, snapshot
+from tests.unchanged import differences, snapshot
 
 _SEQ2SEQ = dict(vocab_size=72, d_model=16, decoder_start_token_id=0)
 
@@ -113,7 +113,7 @@ def test_every_expert_is_a_site_whichever_the_tokens_reach(name):
         assert len(experts) == n_experts
         before = snapshot(model)
         sites = {site.name: site for site in dropout_sites(model)}
-        assert_unchanged(model, before)
+        assert differences(before, snapshot(model)) == []
         assert experts.keys() <= sites.keys()
         assert all(sites[path].parameters for path in experts)
         schedule = guided_dropout(model, made_up_fisher(model), lower=0.2, upper=0.4)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,34 +14,8 @@ from torch.nn import functional as F
 
 from gdrop_viz import dropout_sites, measured_dropout, uniform_dropout
 from gdrop_viz.models.anatomy import place_of
+from tests.unchanged import differences, snapshot
 from tests.zoo import ZOO, build
-
-
-def snapshot(model: nn.Module) -> dict:
-    """Everything that a call could disturb."""
-    return {
-        "weights": {name: value.clone() for name, value in model.state_dict().items()},
-        "modes": [module.training for module in model.modules()],
-        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
-        "attributes": [
-            {key: value for key, value in vars(module).items() if isinstance(value, (int, float, str))}
-            for module in model.modules()
-        ],
-        "configs": [id(getattr(module, "config", None)) for module in model.modules()],
-        "config": getattr(model, "config", None) and model.config.to_dict(),
-        "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
-        "forwards": [vars(module).get("forward") for module in model.modules()],
-        "rng": torch.get_rng_state(),
-    }
-
-
-def assert_unchanged(model: nn.Module, before: dict) -> None:
-    after = snapshot(model)
-    assert after["weights"].keys() == before["weights"].keys()
-    assert all(torch.equal(after["weights"][name], value) for name, value in before["weights"].items())
-    assert torch.equal(after["rng"], before["rng"])
-    plain = before.keys() - {"weights", "rng"}
-    assert {key: after[key] for key in plain} == {key: before[key] for key in plain}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +114,7 @@ def test_every_architecture(name, attention):
     case = build(name, attention=attention)
     before = snapshot(case.model)
     sites = dropout_sites(case.model)
-    assert_unchanged(case.model, before)
+    assert differences(before, snapshot(case.model)) == []
     names = [site.name for site in sites]
     assert len(set(names)) == len(names)
     known = {name.removeprefix(f"{case.model.base_model_prefix}.") for name, _ in case.model.named_parameters()}
@@ -259,7 +236,7 @@ def test_modules_that_draw_their_own_masks_are_listed_without_a_control_or_a_rat
         measured = measured_dropout(net, batch)
         assert measured.pop("3") == 0.6
         assert all(map(math.isnan, measured.values()))
-    assert_unchanged(net, before)
+    assert differences(before, snapshot(net)) == []
 
 
 def test_an_attention_kernel_that_hides_its_dropout():
@@ -312,7 +289,7 @@ def test_frozen_modes_and_buffers_survive():
     net[1].eval()
     before = snapshot(net)
     dropout_sites(net, batch={"input": torch.ones(3, 4)})
-    assert_unchanged(net, before)
+    assert differences(before, snapshot(net)) == []
 
 
 class Recording(nn.Module):
@@ -359,12 +336,28 @@ def test_buffers_are_the_same_tensors_with_the_same_values(make):
         assert torch.equal(buffer, values)
 
 
+def test_two_threads_at_one_model_take_turns():
+    model, inside, most = build("Bert").model, [], []
+
+    def enter(*_):
+        inside.append(threading.get_ident())
+        time.sleep(0.01)
+        most.append(len(set(inside)))
+
+    model.bert.encoder.layer[0].register_forward_pre_hook(enter)
+    model.bert.encoder.layer[1].register_forward_hook(lambda *_: inside.clear())
+    expected = dropout_sites(model)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(sites == expected for sites in pool.map(dropout_sites, [model] * 4))
+    assert set(most) == {1}
+
+
 def test_errors_leave_the_model_alone():
     case = build("GPT2")
     before = snapshot(case.model)
     with pytest.raises(ValueError, match=r"expected GPT2LMHeadModel to run .* on the given batch"):
         dropout_sites(case.model, batch={"nonsense": 1})
-    assert_unchanged(case.model, before)
+    assert differences(before, snapshot(case.model)) == []
     with pytest.raises(TypeError, match="expected model as a"):
         dropout_sites("bert")
 
@@ -375,7 +368,7 @@ def test_errors_leave_the_model_alone():
     before = snapshot(case.model)
     with pytest.raises(KeyboardInterrupt):
         dropout_sites(case.model)
-    assert_unchanged(case.model, before)
+    assert differences(before, snapshot(case.model)) == []
     handle.remove()
 
 

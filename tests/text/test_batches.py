@@ -6,7 +6,6 @@ import random
 import warnings
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +16,7 @@ from gdrop_viz.models.pretrained import Pretrained
 from gdrop_viz.text.batches import Batches, pretraining_batches
 from gdrop_viz.text.corruption import _parts, _span_counts
 from tests.conftest import WORDS, random_bert, sentences, word_tokenizer
+from tests.unchanged import unchanged
 
 TEXTS = sentences(300)
 
@@ -210,12 +210,8 @@ def test_another_seed_draws_another_sample(tiny_lm):
 
 
 def test_global_random_numbers_are_untouched(tiny_lm):
-    def states():
-        return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
-
-    before = states()
-    pretraining_batches(tiny_lm, TEXTS, n_sequences=5, max_length=14)
-    assert states() == before
+    with unchanged(tiny_lm.model):
+        pretraining_batches(tiny_lm, TEXTS, n_sequences=5, max_length=14)
 
 
 def test_each_text_gives_one_sequence_before_any_gives_two(tiny_lm):

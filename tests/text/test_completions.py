@@ -9,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditional
 from gdrop_viz.models.pretrained import Pretrained
 from gdrop_viz.text.completions import completions
 from tests.conftest import WORDS, word_tokenizer
+from tests.unchanged import unchanged
 
 TEXT = "the old cat {} near the river"
 SIZE = 5 + len(WORDS)
@@ -78,12 +79,10 @@ def test_a_span_model_fills_in_until_the_next_sentinel(seq2seq):
 
 def test_the_model_and_the_dice_are_left_as_they_were(tiny_lm):
     tiny_lm.model.train()
-    before = torch.get_rng_state()
     # models with noise of their own draw in eval mode too
     tiny_lm.model.register_forward_pre_hook(lambda *_: torch.rand(1) and None)
-    completions(tiny_lm, TEXT)
-    assert tiny_lm.model.training
-    assert torch.equal(torch.get_rng_state(), before)
+    with unchanged(tiny_lm.model):
+        completions(tiny_lm, TEXT)
 
 
 @pytest.mark.parametrize(
