@@ -86,7 +86,7 @@ RESULTS: dict[str, Callable[[Any], Any]] = {
     "Comparison, empty": lambda t: _comparison(0),
     "StudySummary": lambda t: _studies(),
 }
-NUMBERS_ALONE = {"Trajectory"}  # holds no text
+NUMBERS_ALONE = {"Trajectory", "Layout"}  # hold no text
 
 
 def _page() -> str:
