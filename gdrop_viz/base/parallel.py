@@ -122,7 +122,7 @@ def results(
         Whatever a job raises.
     """
     running: dict[Future[Any], Job] = {}
-    waiting = iter(jobs)
+    waiting, limit = iter(jobs), n_workers(executor) + 1
     token, kept = uuid.uuid4().hex, _kept_by_workers(executor, payload)
 
     def submit(job: Job, data: Any) -> None:
@@ -131,7 +131,7 @@ def results(
     try:
         while True:
             stopped = stopping()
-            while not stopped and len(running) <= n_workers(executor) and (job := next(waiting, None)) is not None:
+            while not stopped and len(running) < limit and (job := next(waiting, None)) is not None:
                 submit(job, kept)
             if stopped:
                 if end_running is None:

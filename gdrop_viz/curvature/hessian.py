@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from gdrop_viz.models.differentiation import (
     moved,
     own_arithmetic,
     recordable,
+    trainable,
 )  # fmt: skip
 from gdrop_viz.models.losses import Loss, checked_batches, sequence_losses
 from gdrop_viz.perturbation.direction import Direction
@@ -96,6 +98,7 @@ class Hessian:
             for name, parameter in every.items()
             if differentiable(parameter) and (selection is None or name in selection.masks)
         }
+        self._trainable = trainable(self._parameters)
         self._chosen: dict[str, Tensor] = {}  # the masks of tensors that are selected in part
         if selection is not None:
             for name, parameter in self._parameters.items():
@@ -211,9 +214,13 @@ class Hessian:
         batch = part_of(self.batches[0], slice(0, min(2, batch_size(self.batches[0]))))
         with preserved_rng(0):
             _, first = self._gradients(batch, "batch 0")
-        check_known(lambda: sequence_losses(self._model, batch, loss=self._loss), self._parameters, first)
+        again = partial(sequence_losses, self._model, batch, loss=self._loss)
+        check_known(again, self._parameters, first, self._trainable)
         signs = random_signs(self.shape[0], self.dtype, seed=0, probe=0)
-        scales = [float(p.detach().float().square().mean().sqrt()) or 1.0 for p in self._parameters.values()]
+        scales = [  # what the losses do not know of stands still
+            0.0 if gradient is None else float(parameter.detach().float().square().mean().sqrt()) or 1.0
+            for parameter, gradient in zip(self._parameters.values(), first, strict=True)
+        ]
         along = self._unflattened(signs * np.repeat(np.array(scales, dtype=self.dtype), self.sizes))
         product = self._flattened(self._filled(self._seconds(first, along)))
         del first

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from gdrop_viz.base.checks import few
+from gdrop_viz.base.locks import model_lock
 from gdrop_viz.base.saved import DamagedFile, load_json, save_json
 from gdrop_viz.models.backbone import backbone_of
 from gdrop_viz.sites.observation import observed
@@ -230,13 +231,14 @@ class DropoutSchedule:
             for control, state in reversed(before):
                 control.restore(state)
 
-        try:
-            for control, rate in rates:
-                control.set(rate)
-            self._verify(model, located, batch)
-        except BaseException:
-            undo()
-            raise
+        with model_lock(model):
+            try:
+                for control, rate in rates:
+                    control.set(rate)
+                self._verify(model, located, batch)
+            except BaseException:
+                undo()
+                raise
         return undo
 
     def _verify(self, model: nn.Module, located: list[LocatedSite], batch: Mapping[str, Any] | None) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from torch import nn
 
-from gdrop_viz.base.checks import number
+from gdrop_viz.base.checks import instance, number
 from gdrop_viz.base.digest import Undigestible, digest
 from gdrop_viz.dropout import DropoutSchedule, gaussian_dropout, uniform_dropout
 
@@ -115,6 +115,17 @@ class ResolvedArm:
     prepare: Callable[[nn.Module], object] = field(repr=False)
     training_arguments: Mapping[str, Any] = field(default_factory=dict)
     callbacks: Callable[[nn.Module], Sequence[TrainerCallback]] | None = field(default=None, repr=False)
+
+    def new_callbacks(self, classifier: nn.Module) -> list[TrainerCallback]:
+        """Return the callbacks for the training of a prepared `classifier`; TypeError if they are something else."""
+        if self.callbacks is None:
+            return []
+        from transformers import TrainerCallback
+
+        return [
+            instance(callback, TrainerCallback, "each of an arm's callbacks", "a subclass")
+            for callback in self.callbacks(classifier)
+        ]
 
 
 def resolve_arm(arm: Arm | ResolvedArm, classifier: nn.Module, *, version: str | None = None) -> ResolvedArm:

@@ -11,15 +11,20 @@ from torch import nn
 
 from gdrop_viz.base.digest import digest
 from gdrop_viz.base.locks import model_lock
-from gdrop_viz.base.state import preserved_rng
+from gdrop_viz.base.state import preserved_modes, preserved_rng
 from gdrop_viz.models.anatomy import place_of
 from gdrop_viz.models.backbone import backbone_of
 from gdrop_viz.models.digest import config_of
 from gdrop_viz.models.hub import quiet_libraries
+from gdrop_viz.sites.dummy import dummy_batches
 
 if TYPE_CHECKING:
     from gdrop_viz.models.pretrained import Pretrained
     from gdrop_viz.text.tasks import Task
+
+# differences of hidden states, relative to the largest: here the same operations run in the same order; other devices
+# add in another order, and a model in half precision rounds more than the classifier, which is in single
+_ROUNDING, _ROUNDING_ELSEWHERE, _ROUNDING_OF_HALF = 1e-5, 1e-3, 5e-2
 
 
 def build_classifier(lm: Pretrained, task: Task, *, seed: int = 0) -> nn.Module:
@@ -32,8 +37,9 @@ def build_classifier(lm: Pretrained, task: Task, *, seed: int = 0) -> nn.Module:
     Raises
     ------
     ValueError
-        If transformers knows no sequence classifier for this architecture, or if layers or embeddings of the
-        classifier find no weights of their shape in `lm.model`.
+        If transformers knows no sequence classifier for this architecture, if layers or embeddings of the classifier
+        find no weights of their shape in `lm.model`, or if the two backbones compute different things: modules that
+        were replaced or added in `lm.model` are not in its config, and so not in a classifier.
     """
     config = getattr(lm.model, "config", None)
     if config is None or not hasattr(config, "model_type"):
@@ -58,6 +64,7 @@ def build_classifier(lm: Pretrained, task: Task, *, seed: int = 0) -> nn.Module:
             ) from error
     with model_lock(lm.model):
         _copy_backbone(lm.model, classifier)
+        _check_outputs(lm.model, classifier)
     return classifier
 
 
@@ -113,6 +120,35 @@ def _copy_backbone(source: nn.Module, classifier: nn.Module) -> None:
         for name, tensor in wanted.items():
             if name in given:
                 tensor.copy_(given[name])
+
+
+def _check_outputs(source: nn.Module, classifier: nn.Module) -> None:
+    """Raise ValueError if the backbones differ in the last hidden states of a few tokens, by more than rounding."""
+    with torch.no_grad(), preserved_modes(source), preserved_modes(classifier), quiet_libraries():
+        try:
+            expected, got = (_last_states(model) for model in (source, classifier))
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError):
+            return  # a backbone that does not tell its hidden states for words alone
+    weight = next(source.parameters())
+    tolerance = _ROUNDING if weight.device == torch.device("cpu") else _ROUNDING_ELSEWHERE
+    if weight.dtype not in (torch.float32, torch.float64):
+        tolerance = _ROUNDING_OF_HALF
+    if any(
+        (expected[name] - got[name]).abs().max() > tolerance * expected[name].abs().max()
+        for name in expected.keys() & got.keys()
+    ):
+        raise ValueError(
+            f"expected a model that computes what its config says, got {type(source).__name__} with other hidden "
+            f"states than {type(classifier).__name__} of the same weights; a module was replaced or added: fine-tune "
+            "it in your own loop with schedule.apply(model)"
+        )
+
+
+def _last_states(model: nn.Module) -> dict[str, torch.Tensor]:
+    # not output_hidden_states=True: it leaves hooks of transformers in the model
+    outputs = backbone_of(model).base(**dummy_batches(model)[0])
+    names = ("last_hidden_state", "encoder_last_hidden_state")
+    return {name: outputs[name].to("cpu", torch.float32) for name in names if name in outputs}
 
 
 def _backbone_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ import torch
 
 from gdrop_viz.finetuning.classifier import pad_token_id, tokenizer_digest
 from gdrop_viz.models.hub import quiet_libraries
+from gdrop_viz.models.inputs import longest_input
 from gdrop_viz.text.tokens import UnknownTokens, n_embedded, require_embedded
 
 if TYPE_CHECKING:
@@ -51,10 +52,9 @@ def encode(lm: Pretrained, data: Dataset, *, max_length: int) -> list[dict[str, 
 
 
 def length_limit(lm: Pretrained) -> int:
-    """Return how many tokens the model can take: the smaller of the tokenizer's and the config's statement."""
-    positions = getattr(lm.model.config, "max_position_embeddings", None)
-    limits = [lm.tokenizer.model_max_length, positions if isinstance(positions, int) and positions > 0 else 10**9]
-    return int(min(limits))
+    """Return how many tokens the model can take: the smaller of the tokenizer's statement and the model's positions."""
+    positions = longest_input(lm.model)
+    return int(min(lm.tokenizer.model_max_length, 10**9 if positions is None else positions))
 
 
 class PaddedBatches:

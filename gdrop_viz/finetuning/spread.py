@@ -103,7 +103,7 @@ def spread(
     *,
     stop: StopSignal | None,
 ) -> None:
-    """Do the unfinished runs of `tracker` on `executor`; each is written down as soon as it comes back.
+    """Do the unfinished runs of `tracker` on `executor`; each is kept as soon as it comes back.
 
     After a stop, an exception or an interrupt, waiting runs are withdrawn and running ones end within one step (on
     machines that see this machine's temporary folder; elsewhere they run on, and are not used).
@@ -127,7 +127,7 @@ def spread(
         )
         try:
             for run, rows in done:
-                _write_down(tracker, run, rows)
+                _keep(tracker, run, rows)
         finally:
             done.close()
 
@@ -139,11 +139,11 @@ def _on_cpu(lm: Pretrained) -> Pretrained:
     return dataclasses.replace(lm, model=copy.deepcopy(lm.model).cpu())
 
 
-def _write_down(tracker: RunTracker, run: Run, rows: list[dict[str, Any]]) -> None:
-    hear = tracker.listener(run)
+def _keep(tracker: RunTracker, run: Run, rows: list[dict[str, Any]]) -> None:
+    listen = tracker.listener(run)
     epochs = sorted({row["epoch"] for row in rows})
     for epoch in epochs:
         steps = run.total_steps * epoch // tracker.metadata["epochs"]
-        hear(Event("epoch", epoch=epoch, step=steps, total_steps=run.total_steps, metrics=scores_at(rows, epoch)))
+        listen(Event("epoch", epoch=epoch, step=steps, total_steps=run.total_steps, metrics=scores_at(rows, epoch)))
     if tracker.finish(run, rows):
         tracker.bar.update(run.total_steps)

@@ -61,8 +61,8 @@ def fine_tune(
     """Fine-tune a classifier on top of `lm` with the Hugging Face `Trainer` and return its scores as a tidy table.
 
     `lm.model` is not changed. The random generators are given back as they were. They belong to the process: runs in
-    several threads take turns, and other calls of this package wait for them between two batches. A thread that draws
-    from them by itself meanwhile changes the dropout masks.
+    several threads take turns, and other calls of this package get them between two batches and give them back. Code of
+    your own that draws from them in another thread meanwhile changes the dropout masks.
 
     Parameters
     ----------
@@ -184,7 +184,6 @@ def run_rows(
 
             resolved = resolve_arm(arm, classifier)
             resolved.prepare(classifier)
-            callbacks = [] if resolved.callbacks is None else list(resolved.callbacks(classifier))
             try:
                 trainer, recorder = make_trainer(
                     classifier,
@@ -194,7 +193,7 @@ def run_rows(
                     PaddedBatches(lm, fixed_length=fixed, regression=task.kind == "regression"),
                     arguments=_training_arguments(hyperparameters, seed, scratch) | dict(resolved.training_arguments),
                     group_by_length=hyperparameters.group_by_length,
-                    callbacks=callbacks,
+                    callbacks=resolved.new_callbacks(classifier),
                     on_event=on_event,
                     stop=stop,
                 )

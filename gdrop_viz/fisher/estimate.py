@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -120,7 +121,8 @@ def fisher_information(
         warnings.warn('method="hooks" is now called method="batched"', DeprecationWarning, stacklevel=2)
         method = "batched"
     given, model = model, undistributed(module(model))
-    with _ordinary_autograd(model):
+    checksum = getattr(batches, "checksum", None)
+    with own_arithmetic(), _uncompiled(model):
         objective = Objective(estimator, draws, seed, loss)
         run = Run(model, *chosen_weights(model, parameters), objective, resolution, method)
         batches = run.checked(given, batches, stop_when_stable)
@@ -161,17 +163,12 @@ def fisher_information(
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return run.result(ended=ended, text_checksum=getattr(batches, "checksum", None))
+        return run.result(ended=ended, text_checksum=checksum)
 
 
-@contextmanager
-def _ordinary_autograd(model: nn.Module) -> Iterator[None]:
-    """Gradients as outside of any mode that the caller is in, and compiled modules run as they were written."""
-    compiled = any(
-        hasattr(each, "_orig_mod") or getattr(each, "_compiled_call_impl", None) is not None for each in model.modules()
-    )
-    with ExitStack() as stack:
-        stack.enter_context(own_arithmetic())
-        if compiled:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
+def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
+    """While this is open, compiled modules run as they were written."""
+    for each in model.modules():
+        if hasattr(each, "_orig_mod") or getattr(each, "_compiled_call_impl", None) is not None:
+            return torch.compiler.set_stance("force_eager")
+    return nullcontext()

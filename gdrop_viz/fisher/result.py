@@ -54,7 +54,7 @@ class Fisher(Saved):
     is_restricted : bool
         Whether only some of the model's parameters were asked for.
     left_out : list[str]
-        Parameters that have no gradients, integers and 8-bit floats: they have no scores and count nowhere.
+        Parameters that have no gradients (integers, as 8-bit loading makes): they have no scores and count nowhere.
     layouts : dict[str, Layout]
         How each tensor is divided into output units and attention heads: see `gdrop_viz.fisher.layouts`.
     metadata : dict

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gdrop_viz.base.checks import few, finite_weights, number, one_of
+from gdrop_viz.base.checks import few, number, one_of
 from gdrop_viz.base.processes import distributed
 from gdrop_viz.fisher.batch import Batch, Objective, Part, add_batched, add_looped, batch_size
 from gdrop_viz.fisher.checkpoint import fingerprint
@@ -26,6 +26,7 @@ from gdrop_viz.fisher.stability import is_stable
 from gdrop_viz.fisher.sums import IncompleteSum, Sums
 from gdrop_viz.fisher.weights import weights_of
 from gdrop_viz.models.devices import on_device_of
+from gdrop_viz.models.differentiation import recordable
 from gdrop_viz.models.facts import facts_of
 from gdrop_viz.models.losses import checked_batches
 
@@ -73,7 +74,6 @@ class Run:
             number(stop_when_stable, "stop_when_stable, a confidence,", above=0, below=1)
             if distributed():
                 raise ValueError("stop_when_stable= needs one process: several would not stop at the same batch")
-        finite_weights(self.parameters.items())
         batches = checked_batches(given, batches, loss=self.objective.loss)
         # random labels belong to a sequence's number in the whole text, whichever process works on it
         self._starts = [0, *accumulate(batch_size(batch) for batch in batches)]
@@ -86,7 +86,7 @@ class Run:
 
     def choose_way(self, batches: Sequence[Batch]) -> None:
         """Decide by a look at the first two sequences which parameters go through the loop, and say so."""
-        two = usable(self.model, first_two(batches))
+        two = recordable(on_device_of(self.model, first_two(batches)))
         with inputs_first(self.model) as transposed:
             check_gradients(self.model, two, self.objective)
         self.layouts = layouts_of(self.model, self.parameters, transposed)
@@ -102,7 +102,7 @@ class Run:
 
     def add_batch(self, batch: Batch, index: int) -> None:
         """Add one batch; if it does not fit into memory, its halves."""
-        part = Part(usable(self.model, batch), self._starts[index], where=f"batch {index}")
+        part = Part(recordable(on_device_of(self.model, batch)), self._starts[index], where=f"batch {index}")
         self.sums.begin(len(part))
         self._add(part, {})
         self.sums.end(part.where)
@@ -178,14 +178,6 @@ class Run:
                 "libraries": {name: version(name) for name in ("torch", "transformers", "safetensors")},
             },
         )
-
-
-def usable(model: nn.Module, batch: Batch) -> dict[str, Any]:
-    """The batch on the model's device, in tensors that autograd can keep."""
-    return {
-        name: value.clone() if isinstance(value, torch.Tensor) and value.is_inference() else value
-        for name, value in on_device_of(model, batch).items()
-    }
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

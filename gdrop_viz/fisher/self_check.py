@@ -17,7 +17,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from gdrop_viz.base.state import preserved_requires_grad
 from gdrop_viz.fisher.batch import Batch, Objective, Part, add_batched, add_looped, batch_size, part_of
 from gdrop_viz.fisher.sums import Sums
-from gdrop_viz.fisher.weights import has_gradient
+from gdrop_viz.models.differentiation import differentiable
 
 _LENGTH = 24
 _REENTRANT = f"{CheckpointFunction.__name__}Backward"
@@ -64,7 +64,7 @@ def check_gradients(model: nn.Module, two: Batch, objective: Objective) -> None:
     """Raise ValueError, in one line, if the gradients of the losses cannot be seen sequence by sequence."""
     with preserved_requires_grad(model):
         for weight in model.parameters():
-            weight.requires_grad_(has_gradient(weight))
+            weight.requires_grad_(differentiable(weight))
         losses = next(objective.losses(model, two, 0))
     name = type(model).__name__
     if not losses.requires_grad:

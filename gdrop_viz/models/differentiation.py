@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 
@@ -80,7 +80,17 @@ def gradients(
         _explain(error)
 
 
-def check_known(losses: Callable[[], Tensor], parameters: Mapping[str, Tensor], found: Sequence[Tensor | None]) -> None:
+def trainable(parameters: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of parameters that want gradients; of all where none does, as in a frozen model."""
+    return {name for name, parameter in parameters.items() if parameter.requires_grad} or set(parameters)
+
+
+def check_known(
+    losses: Callable[[], Tensor],
+    parameters: Mapping[str, Tensor],
+    found: Sequence[Tensor | None],
+    names: Collection[str],
+) -> None:
     """Raise ValueError if a parameter without a gradient changes the losses all the same.
 
     Reentrant checkpointing and `no_grad` in a forward hide parameters from autograd: no error, a wrong derivative.
@@ -94,13 +104,16 @@ def check_known(losses: Callable[[], Tensor], parameters: Mapping[str, Tensor], 
         Computes the losses anew.
     parameters, found
         The parameters, and the gradient of each.
+    names
+        Those that are judged. What a model keeps fixed by itself, as tables of positions, has no gradient by design.
     """
-    hidden = {name: p for (name, p), gradient in zip(parameters.items(), found, strict=True) if gradient is None}
+    pairs = zip(parameters.items(), found, strict=True)
+    hidden = {name: p for (name, p), gradient in pairs if gradient is None and name in names}
 
-    def follows(names: Sequence[str]) -> bool:
+    def follows(moving: Sequence[str]) -> bool:
         with torch.no_grad():
             before = _same_draws(losses)
-            steps = {name: _NUDGE * _signs(hidden[name]) * _size(hidden[name]) for name in names}
+            steps = {name: _NUDGE * _signs(hidden[name]) * _size(hidden[name]) for name in moving}
             changes = []
             for share in (1.0, 0.125):
                 with moved(hidden, steps, share):

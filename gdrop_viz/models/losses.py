@@ -24,6 +24,7 @@ from gdrop_viz.models.determinism import check_determinism
 from gdrop_viz.models.devices import check_attention, check_weights_present, device_of, on_device_of
 from gdrop_viz.models.facts import facts_of
 from gdrop_viz.models.heads import Kind, kind_of, row_losses
+from gdrop_viz.models.independence import mixes_sequences, padding_rule
 from gdrop_viz.models.inputs import (
     accepted,
     decoder_inputs,
@@ -40,8 +41,6 @@ from gdrop_viz.models.own_loss import (
     check_label_shape,
     comparable,
     label_rule,
-    mixes_sequences,
-    padding_rule,
     readable,
     state_objective,
 )
@@ -265,11 +264,12 @@ def _needs_positions(model: nn.Module, batch: Mapping[str, Any]) -> bool:
 def _check_first_losses(model: nn.Module, batch: Mapping[str, Any], loss: Loss | None) -> None:
     n = len(batch["labels"] if "labels" in batch else next(iter(batch.values())))
     rows = slice(0, 2 if loss is None else None)
-    few = {name: value.clone() for name, value in batch.items() if isinstance(value, Tensor)}
-    few = {name: value[rows] if value.dim() and len(value) == n else value for name, value in few.items()}
-    versions = {name: value._version for name, value in few.items() if isinstance(value, Tensor)}
     name = type(unwrapped(model)).__name__
     with trying(model):
+        tensors = {name: value.clone() for name, value in batch.items() if isinstance(value, Tensor)}
+        tensors = {name: value[rows] if value.dim() and len(value) == n else value for name, value in tensors.items()}
+        versions = {name: value._version for name, value in tensors.items()}
+        few = {**batch, **tensors}
         if loss is not None:
             check_determinism(model, lambda: sequence_losses(model, few, loss=loss), "losses")
         else:
@@ -277,7 +277,7 @@ def _check_first_losses(model: nn.Module, batch: Mapping[str, Any], loss: Loss |
                 if label_rule(model, few).per_sequence:
                     check_answers(model, few)
                 sequence_losses(model, few)
-    changed = [name for name, version in versions.items() if few[name]._version != version]
+        changed = [name for name, version in versions.items() if few[name]._version != version]
     if changed:
         raise ValueError(
             f"expected {name} to leave its inputs as they are, but it writes into {', '.join(changed)}; wrap it in a "

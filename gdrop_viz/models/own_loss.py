@@ -1,4 +1,4 @@
-"""Own loss of a model, compared with ours once: which labels it shifts, which way it reads, what padding does to it."""
+"""Own loss of a model, compared with ours once: which labels it shifts, and which way it reads."""
 
 from __future__ import annotations
 
@@ -25,12 +25,10 @@ from gdrop_viz.models.inputs import (
     forward_parameters,
     is_encoder_decoder,
     logits_of,
-    longest_input,
-    positions_from,
     takes_any,
 )
 from gdrop_viz.models.objectives import objective_of
-from gdrop_viz.models.trials import FAILURES, LENGTH, other_words, padded, token_shape, trying, two_rows, vocabulary_of
+from gdrop_viz.models.trials import FAILURES, other_words, token_shape, trying, two_rows, vocabulary_of
 
 logger = logging.getLogger(__name__)
 _stated: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # the objective that a caller gave
@@ -289,105 +287,6 @@ def at_tokens(logits: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
         f"expected logits of {name} for labels of shape {tuple(shape)}, got logits of shape {tuple(logits.shape)}; "
         "give one label per token (a learned prompt's tokens have none), or pass loss="
     )
-
-
-def padding_rule(model: nn.Module, batch: Mapping[str, Any], side: str) -> bool:
-    """Whether positions must be counted from the attention mask, so that padding on this side changes no loss.
-
-    Measured once per side, and remembered until the model's modules change.
-
-    Raises
-    ------
-    ValueError
-        If a sequence's logits depend on its padding all the same.
-    """
-    facts = facts_of(model)
-    if side not in facts:
-        facts[side] = _needs_positions(model, batch, side)
-    return facts[side]
-
-
-def mixes_sequences(model: nn.Module, batch: Mapping[str, Any]) -> bool:
-    """Whether the logits of a sequence depend on the others of its batch; said once per model, by a RuntimeWarning."""
-    facts = facts_of(model)
-    if "mixes" not in facts:
-        rows = two_rows(batch)
-        labels = rows.pop("labels", None)
-        if not rows or labels is None:
-            return False
-        if is_encoder_decoder(model) and labels.dim() == 2 and "decoder_input_ids" not in rows:
-            rows["decoder_input_ids"] = decoder_inputs(model, labels)
-        with trying(model, precise=True) as tried:
-            try:
-                together = logits_of(tried(**accepted(model, rows)))[1]
-                alone = logits_of(tried(**accepted(model, {name: _row(value) for name, value in rows.items()})))[0]
-            except FAILURES:
-                return False
-        facts["mixes"] = not _close(together, alone)
-        if facts["mixes"]:
-            warnings.warn(
-                f"In {type(unwrapped(model)).__name__} the sequences of a batch influence each other: the loss of one "
-                "depends on its neighbours.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-    return facts["mixes"]
-
-
-def _needs_positions(model: nn.Module, batch: Mapping[str, Any], side: str) -> bool:
-    per_sequence = label_rule(model, batch).per_sequence
-    rows = two_rows(batch, length=None if per_sequence else LENGTH, alike=True)
-    tokens, longest = token_shape(rows), longest_input(model)
-    if tokens is None:
-        return False
-    by = min(3, (longest or tokens[1] + 3) - tokens[1])
-    if by < 1:
-        return False
-    labels = rows.pop("labels")
-    with_decoder = is_encoder_decoder(model) and not per_sequence
-    if with_decoder and "decoder_input_ids" not in rows:
-        rows["decoder_input_ids"] = decoder_inputs(model, labels)
-    config: Any = getattr(unwrapped(model), "config", None)
-    token = getattr(config, "pad_token_id", None)
-    wider = padded(rows, side, by=by, token=token if isinstance(token, int) else 0)
-
-    def logits(inputs: Mapping[str, Any]) -> Tensor:
-        found = logits_of(tried(**accepted(model, inputs)))
-        if found.dim() == 2 or with_decoder:
-            return found
-        mask = inputs["attention_mask"].bool()
-        return at_tokens(found, mask.shape, type(unwrapped(model)).__name__)[mask.to(found.device)]
-
-    with trying(model, precise=True) as tried:
-        try:
-            expected, found = logits(rows), logits(wider)
-        except FAILURES as error:
-            logger.info("padding on the %s could not be tried: %s", side, error)
-            return False
-        if found.shape != expected.shape or _close(found, expected):  # a score for each token is refused elsewhere
-            return False
-        if "position_ids" in forward_parameters(model) and "position_ids" not in batch:
-            found = logits({**wider, "position_ids": positions_from(wider["attention_mask"])})
-            if _close(found, expected):
-                return True
-    if mixes_sequences(model, batch):
-        return False  # padding is a neighbour like any other: that has been said
-    raise ValueError(
-        f"expected losses of {type(unwrapped(model)).__name__} that do not depend on padding, got logits that "
-        f"change by up to {float((found - expected).abs().max()):.2g} with padding on the {side}; make batches of "
-        "sequences of one length, or of one sequence each"
-    )
-
-
-def _row(value: Any) -> Any:
-    return value[1:2] if isinstance(value, Tensor) and value.dim() and len(value) == 2 else value
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    if not bool(expected.isfinite().all()):
-        return True  # nothing to compare: losses that are not finite are refused elsewhere
-    tolerance = 1e-5 if expected.element_size() >= 4 else 0.05  # roundings of some tens of layers
-    return float((found - expected).abs().max()) <= tolerance * max(float(expected.abs().max()), 1e-12)
 
 
 def _same(own: float, ours: float, logits: Tensor) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gdrop_viz.base.state import preserved_modes, preserved_rng
 from gdrop_viz.models.backbone import unwrapped
+from gdrop_viz.models.differentiation import own_arithmetic
 
 LENGTH = 16  # tokens of a sequence on which something is tried
 _PADDING = 3
@@ -29,7 +30,7 @@ def trying(model: nn.Module, *, precise: bool = False) -> Iterator[nn.Module]:
     """
     config: Any = getattr(unwrapped(model), "config", None)
     problem = getattr(config, "problem_type", None)
-    with preserved_modes(model), preserved_rng(), torch.no_grad(), _no_function_mode():
+    with own_arithmetic(), preserved_modes(model), preserved_rng(), torch.no_grad(), _no_function_mode():
         try:
             yield _in_float32(model) if precise else model
         finally:
@@ -61,6 +62,9 @@ def two_rows(batch: Mapping[str, Any], *, length: int | None = LENGTH, alike: bo
             value = value[rows]
             if value.dim() >= 2 and value.shape[1] == tokens[1] and not name.startswith("decoder_"):
                 value = value[torch.arange(2).unsqueeze(1), columns.to(value.device)]
+            elif value.dim() >= 3 and name.endswith("mask"):  # (N, 1, T, T)
+                for axis in range(2, value.dim()):
+                    value = value.narrow(axis, 0, n) if value.shape[axis] == tokens[1] else value
             elif value.dim() >= 2 and (name.startswith("decoder_") or name == "labels"):
                 value = value[:, :length]
         cut[name] = value

@@ -20,6 +20,7 @@ from gdrop_viz.models.differentiation import (
     gradients,
     own_arithmetic,
     recordable,
+    trainable,
 )
 from gdrop_viz.models.losses import Loss, checked_batches, sequence_losses
 from gdrop_viz.perturbation.checkpoints import weights_of
@@ -128,7 +129,7 @@ def gradient_direction(
     """
     moving = _Moving(model, selection, move_vectors)
     check_weights(moving.model)
-    parameters = list(moving.parameters.values())
+    parameters, wanted = list(moving.parameters.values()), trainable(moving.parameters)
     n_sequences = 0
     with own_arithmetic(), preserved_modes(moving.model), preserved_requires_grad(moving.model, requires_grad=True):
         sums = [torch.zeros_like(parameter, dtype=working_dtype(parameter)) for parameter in parameters]
@@ -137,7 +138,8 @@ def gradient_direction(
             finite_losses(losses, f"batch {number}")
             found = gradients(losses, parameters)
             if not number:
-                check_known(partial(sequence_losses, moving.model, batch, loss=loss), moving.parameters, found)
+                again = partial(sequence_losses, moving.model, batch, loss=loss)
+                check_known(again, moving.parameters, found, wanted)
             n_sequences += len(losses)
             for total, part in zip(sums, found, strict=True):
                 if part is not None:

@@ -113,7 +113,7 @@ def rates_picture(
         y=Axis("dropout rate", (-0.03 * top, top)),
         series=tuple(series),
         references=(
-            Reference("y", schedule.mean_rate),
+            Reference("y", schedule.mean_rate, f"mean {schedule.mean_rate:.3g}" if references else ""),
             *(Reference("y", rate, name) for name, rate in (references or {}).items()),
         ),
     )

@@ -57,9 +57,10 @@ def draw(
 
 def draw_plane(ax: Axes, picture: Picture) -> None:
     """Draw everything of `picture` but its words."""
-    for reference in picture.references:
+    for k, reference in enumerate(picture.references):
         line = ax.axvline if reference.axis == "x" else ax.axhline
-        line(reference.at, color="0.5", linewidth=0.8, zorder=0, label=_plain(reference.label) or "_reference")
+        label = _plain(reference.label) or "_reference"
+        line(reference.at, color="0.5", linewidth=0.8, linestyle=_DASHES[k % len(_DASHES)], zorder=0, label=label)
     for series in picture.series:
         _draw_series(ax, series)
     if picture.cells is not None:

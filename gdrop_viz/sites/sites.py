@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from gdrop_viz.base.checks import few
+from gdrop_viz.base.locks import model_lock
 from gdrop_viz.models.anatomy import place_of
 from gdrop_viz.models.backbone import Backbone, backbone_of, plain_name
 from gdrop_viz.sites.calls import OWN_MASK, DropoutCall, Observation
@@ -110,10 +111,11 @@ def dropout_sites(model: nn.Module, *, batch: Mapping[str, Any] | None = None) -
 def locate(model: nn.Module, *, batch: Mapping[str, Any] | None = None) -> list[LocatedSite]:
     """Find the sites together with what sets and what shows their rates."""
     body = backbone_of(model)
-    plain = observed(body.model, batch)
+    with model_lock(body.model):
+        plain = observed(body.model, batch)
+        with distinct_rates(candidates(body.model, plain)) as control_of:
+            seen = observed(body.model, batch)
     before = plain.by_key()
-    with distinct_rates(candidates(body.model, plain)) as control_of:
-        seen = observed(body.model, batch)
     sites = _sites_of(seen, control_of)
     inside = _names_inside(body)
     followed = followed_parameters(body, seen, sites)

@@ -232,7 +232,9 @@ def _from_glue(
     columns = {"text": glue.text, "text_pair": glue.text_pair, "label": "label"}
     chosen = columns_of(name, splits["train"], **columns)
     parts = {split: standard_columns(name, table, chosen) for split, table in splits.items()}
-    rows, kind, names = labelled(name, parts, glue.kind, "label", class_names(splits["train"], "label"))
+    numbers = () if glue.kind == "regression" else tuple(map(str, range(glue.n_labels)))
+    given = class_names(splits["train"], "label") or numbers
+    rows, kind, names = labelled(name, parts, glue.kind, "label", given)
     return Task(
         name=f"glue/{config}",
         train=rows["train"],

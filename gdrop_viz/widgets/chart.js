@@ -159,11 +159,11 @@ function drawPlane(content, width, height, id) {
   );
   const marks = svg("g", { "clip-path": `url(#${id}-clip)` });
   const targets = []; // what the pointer and the arrow keys can reach
-  for (const { axis, at } of content.references) {
+  content.references.forEach(({ axis, at }, k) => {
     const ends = axis === "x" ? { x1: px(at), x2: px(at), y1: frame.top, y2: frame.bottom }
       : { x1: frame.left, x2: frame.right, y1: py(at), y2: py(at) };
-    marks.append(svg("line", { ...ends, class: "gdv-reference" }));
-  }
+    marks.append(svg("line", { ...ends, class: "gdv-reference", "stroke-dasharray": DASHES[k % 8] }));
+  });
   if (cells) drawCells(cells, px, py, marks, targets, content);
   content.series.forEach((series, s) => drawSeries(series, s, px, py, marks, targets, content));
   const overlay = svg("g", { class: "gdv-overlay" });
@@ -314,9 +314,10 @@ function drawRelief(content, width, height, [azimuth, elevation]) {
 // ---- the view: title, legend, plot, what is read out, summary ---------------------------------------------------
 
 function legendOf(content) {
-  const named = content.references.filter((reference) => reference.label).map((reference) => {
+  const named = content.references.map((reference, k) => {
+    if (!reference.label) return "";
     const sample = svg("svg", { width: 30, height: 12, "aria-hidden": "true" });
-    sample.append(svg("line", { x1: 1, x2: 29, y1: 6, y2: 6, class: "gdv-reference" }));
+    sample.append(svg("line", { x1: 1, x2: 29, y1: 6, y2: 6, class: "gdv-reference", "stroke-dasharray": DASHES[k % 8] }));
     return element("li", {}, sample, reference.label);
   });
   const series = content.series.filter((series) => series.in_legend && series.label).map((series) => {
@@ -326,7 +327,7 @@ function legendOf(content) {
     if (series.marker) sample.append(svg("path", { class: "gdv-marker", d: markerPath(markerOf(series.style), 15, 6) }));
     return element("li", {}, sample, series.label);
   });
-  return [...series, ...named];
+  return [...series, ...named.filter((item) => item)];
 }
 
 /** Plain keys belong to the controls of a panel: the notebook would move to another cell with them, or delete this one. */

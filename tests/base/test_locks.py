@@ -73,6 +73,15 @@ class TestTurns:
         lock.release()
         assert pool.submit(lock.acquire, blocking=False).result(SECONDS)
 
+    def test_only_its_owner_gives_it_back(self, pool):
+        lock = TurnLock()
+        lock.acquire()
+        pool.submit(lock.release).result(SECONDS)
+        assert pool.submit(lock.release_all).result(SECONDS) == 0
+        assert lock.is_mine
+        assert not pool.submit(lock.acquire, blocking=False).result(SECONDS)
+        assert lock.release_all() == 1
+
 
 class TestModels:
     @pytest.mark.parametrize(

@@ -117,12 +117,15 @@ def _wait_until_up(server: subprocess.Popen, address: str, port: int, *, voila: 
 class NotebookPage:
     """A notebook in a page of Chromium: run it, find its widgets, collect what went wrong."""
 
-    def __init__(self, browser: Browser, *, width: int = 1280, height: int = 900, scale: float = 1) -> None:
+    def __init__(
+        self, browser: Browser, *, width: int = 1280, height: int = 900, scale: float = 1, expected: str = "(?!)"
+    ) -> None:
         self.page: Page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
         self.console_errors: list[str] = []
+        self._expected = re.compile(expected)  # errors that the test itself brings about
         self.requests_elsewhere: list[str] = []
         self.page.route(_is_elsewhere, self._refuse)
-        self.page.on("pageerror", lambda error: self.console_errors.append(str(error)))
+        self.page.on("pageerror", lambda error: self._note(str(error)))
         self.page.on("console", self._hear)
 
     def _refuse(self, route: Any) -> None:
@@ -132,7 +135,11 @@ class NotebookPage:
 
     def _hear(self, message: Any) -> None:
         if message.type == "error" and not _KNOWN_NOISE.search(message.text):
-            self.console_errors.append(message.text)
+            self._note(message.text)
+
+    def _note(self, error: str) -> None:
+        if not self._expected.search(error):
+            self.console_errors.append(error)
 
     def open_lab(self, address: str, notebook: str, *, seconds: float = 60) -> None:
         """Open a notebook (relative to the server's folder) in JupyterLab and wait for its kernel."""

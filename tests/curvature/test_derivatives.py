@@ -14,6 +14,7 @@ from gdrop_viz.landscape import loss_surface
 from gdrop_viz.perturbation import gradient_direction, random_direction, random_k, select, top_k
 from tests.conftest import random_bert
 from tests.perturbation.test_selection import fisher_like
+from tests.zoo import build
 
 INPUTS = {"input": torch.randn(5, 4, generator=torch.Generator().manual_seed(1))}
 
@@ -110,6 +111,33 @@ def test_parameters_that_autograd_does_not_see_are_named(name):
         with pytest.raises(ValueError, match=r"got none by a\.weight, a\.bias although they change with it"):
             call(model)
         assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+class WithTable(Layers):
+    """Adds a table that the model keeps fixed by itself, as sinusoidal positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.linspace(0, 1, 4), requires_grad=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input + self.table.detach())
+
+
+def test_what_a_model_keeps_fixed_is_a_constant():
+    case = build("Pegasus")
+    assert not case.model.model.decoder.embed_positions.weight.requires_grad
+    assert hessian_trace(case.model, [case.batch], 2, progress=False).samples.any()
+    model = WithTable()
+    found = Hessian(model, [INPUTS], loss=square)
+    here = dict(zip(found.names, np.split(found @ np.ones(53, np.float32), np.cumsum(found.sizes)[:-1]), strict=True))
+    assert not here.pop("table").any()
+    plain = Hessian(Layers(), [{"input": INPUTS["input"] + model.table}], loss=square)
+    np.testing.assert_allclose(np.concatenate(list(here.values())), plain @ np.ones(49, np.float32), rtol=1e-5)
+    assert "table" in gradient_direction(model, [INPUTS], loss=square).vectors
+    model.requires_grad_(False)  # a wholly frozen model says nothing about what it keeps fixed
+    with pytest.raises(ValueError, match="got none by table although"):
+        gradient_direction(model, [INPUTS], loss=square)
 
 
 def test_other_checkpointing_is_right():
@@ -269,14 +297,15 @@ def test_a_fourier_transform_is_differentiated_twice():
     np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())  # differences: step², rounding
 
 
-def test_flex_attention_runs_its_plain_form(tiny_bert, tiny_batches):
-    vector = np.random.default_rng(0).normal(size=sum(p.numel() for p in tiny_bert.parameters()))
-    expected = Hessian(tiny_bert, tiny_batches) @ vector.astype(np.float32)
-    tiny_bert.set_attn_implementation("flex_attention")
+def test_flex_attention_is_right_or_refused(tiny_bert, tiny_batches):
+    vector = np.random.default_rng(0).normal(size=sum(p.numel() for p in tiny_bert.parameters())).astype(np.float32)
+    expected = Hessian(tiny_bert, tiny_batches) @ vector
     hessian = Hessian(tiny_bert, tiny_batches)
-    found = hessian @ vector.astype(np.float32)
+    tiny_bert.set_attn_implementation("flex_attention")
+    np.testing.assert_allclose(hessian @ vector, expected, atol=1e-5 * np.abs(expected).max())
     assert tiny_bert.config._attn_implementation == "flex_attention"
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    with pytest.raises(ValueError, match="got 'flex_attention'"):
+        Hessian(tiny_bert, tiny_batches)
 
 
 # --- wrappers and storage formats -------------------------------------------------------------------------------------
@@ -323,8 +352,17 @@ class Quantized(Layers):
         return super().forward(input @ (self.stored.to(input.dtype) / 10))
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.float8_e5m2])
-def test_weights_in_eight_bits_are_left_out_by_name(dtype):
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_of_eight_bits_are_never_selected_and_refused_by_name(dtype):
+    model = Quantized(dtype)
+    assert "stored" not in random_k(model, 1.0).names
+    for call in (random_direction, product_of):
+        with pytest.raises(ValueError, match=r"at least 16 bits, got 'stored' of type float8"):
+            call(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16])
+def test_integer_weights_are_left_out_by_name(dtype):
     model = Quantized(dtype)
     n = sum(p.numel() for p in Layers().parameters())
     everything = random_k(model, 1.0)

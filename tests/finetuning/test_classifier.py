@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -108,3 +110,38 @@ class TestErrors:
         tiny_lm.model.config.vocab_size += 1
         with pytest.raises(ValueError, match=r"expected embeddings.word_embeddings.weight of shape \(\d+, 16\)"):
             build_classifier(tiny_lm, toy_task)
+
+    @pytest.mark.parametrize("name", ["Bert", "GPT2", "T5", "DistilBert"])
+    def test_a_module_that_was_replaced(self, name, toy_task):
+        """A classifier is built from the config, which does not know of it."""
+        lm, case = pretrained(name)
+        build_classifier(lm, toy_task)
+        layers = [module for key, module in case.model.named_modules() if ".1." in key or ".layer.1" in key]
+        replaced = [
+            (module, child)
+            for module in layers
+            for child, inner in module.named_children()
+            if "activation" in type(inner).__module__
+        ]
+        setattr(*replaced[0], torch.nn.Tanh())
+        with pytest.raises(ValueError, match="expected a model that computes what its config says"):
+            build_classifier(lm, toy_task)
+
+    @pytest.mark.parametrize("change", ["a layer more", "layers in another order", "a hook"])
+    def test_another_computation_with_the_same_weights(self, tiny_lm, toy_task, change):
+        layers = tiny_lm.model.bert.encoder.layer
+        if change == "a layer more":
+            layers.append(copy.deepcopy(layers[0]))
+        elif change == "layers in another order":
+            layers[0].forward, layers[1].forward = layers[1].forward, layers[0].forward
+        else:
+            layers[1].output.register_forward_hook(lambda module, inputs, output: 2 * output)
+        with pytest.raises(ValueError, match="expected a model that computes what its config says"):
+            build_classifier(tiny_lm, toy_task)
+
+
+@pytest.mark.parametrize("name", ["Bert", "GPT2", "T5"])
+def test_no_hook_stays_in_the_model(name, toy_task):
+    lm, case = pretrained(name)
+    build_classifier(lm, toy_task)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in case.model.modules())

@@ -69,6 +69,18 @@ def test_the_models_positions_limit_the_length(tiny_lm):
     assert length_limit(tiny_lm) == 20
 
 
+@pytest.mark.parametrize("name", ["Roberta", "XLMRoberta", "MPNet"])
+def test_positions_that_begin_behind_the_padding(name, toy_task):
+    """Their config counts rows of the table that no token reaches."""
+    case = build(name)
+    lm = Pretrained(case.model, word_tokenizer(), objective="mlm")
+    lm.tokenizer.model_max_length = 10**6
+    rows = Dataset.from_dict({"text": ["the cat " * 500], "label": [1]})
+    encoded = encode(lm, rows, max_length=10**6)
+    assert len(encoded[0]["input_ids"]) == length_limit(lm) < case.model.config.max_position_embeddings
+    build_classifier(lm, toy_task)(**PaddedBatches(lm)(encoded))
+
+
 def test_encoder_decoders_see_one_end_of_text_at_the_end(rows):
     case = build("T5")
     lm = Pretrained(case.model, word_tokenizer(), objective="span")

@@ -87,7 +87,7 @@ class OwnMetrics(Task):
 
 INGREDIENTS = {
     "a weight": lambda lm, task: lm.model.bert.encoder.layer[0].output.dense.weight.data[0, 0].add_(1e-3),
-    "the configuration": lambda lm, task: setattr(lm.model.config, "hidden_act", "relu"),
+    "the configuration": lambda lm, task: setattr(lm.model.config, "initializer_range", 0.05),
     "the rate of the head": lambda lm, task: setattr(lm.model.config, "classifier_dropout", 0.3),
     "a word of the tokenizer": lambda lm, task: lm.tokenizer.add_tokens(["unheard"]),
     "the tokenizer's truncation side": lambda lm, task: setattr(lm.tokenizer, "truncation_side", "left"),

@@ -317,6 +317,9 @@ class TestCallbacks:
         arm.callbacks = [Fall([0.1])]
         with pytest.raises(TypeError, match="expected an arm's callbacks as a method"):
             gv.compare(tiny_lm, toy_task, {"arm": arm}, progress=False)
+        arm.callbacks = lambda classifier: ["fall"]
+        with pytest.raises(TypeError, match="arm 'arm': expected each of an arm's callbacks as a TrainerCallback"):
+            gv.compare(tiny_lm, toy_task, {"arm": arm}, progress=False)
 
 
 def test_what_determines_them_is_in_their_description(tiny_lm, toy_task):

@@ -106,11 +106,27 @@ def lora(model: nn.Module) -> nn.Module:
     return get_peft_model(model, settings).eval()
 
 
+@pytest.fixture
+def one_process():
+    """A process group of one, as DistributedDataParallel wants it."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize(
     "wrap",
-    [lambda m: m, nn.DataParallel, lambda m: torch.compile(m, backend="eager"), lora],
-    ids=["subclass", "DataParallel", "compile", "LoRA"],
+    [
+        lambda m: m,
+        nn.DataParallel,
+        nn.parallel.DistributedDataParallel,
+        lambda m: torch.compile(m, backend="eager"),
+        lora,
+        lambda m: torch.compile(nn.DataParallel(lora(m)), backend="eager"),
+    ],
+    ids=["subclass", "DataParallel", "DDP", "compile", "LoRA", "all"],
 )
+@pytest.mark.usefixtures("one_process")
 def test_a_causal_model_is_known_in_any_clothes(wrap):
     plain = make("GPT2LMHeadModel", "GPT2Config", GPT2)
     expected = assert_own(plain, words())
@@ -563,6 +579,19 @@ def test_a_model_that_writes_into_its_inputs_is_refused_and_writes_into_copies(m
     assert all(torch.equal(batch[key], value) for key, value in before.items())
 
 
+@pytest.mark.parametrize("name", ["Bert", "Llama"])
+def test_a_mask_of_its_own_making_is_an_input_like_any_other(name):
+    case = build(name)
+    mask = case.batch["attention_mask"]
+    own = torch.zeros(len(mask), 1, mask.shape[1], mask.shape[1])
+    own.masked_fill_(mask[:, None, None] == 0, torch.finfo(torch.float32).min)
+    if case.objective == "clm":
+        own += torch.full_like(own, torch.finfo(torch.float32).min / 2).triu(1)
+    (batch,) = checked_batches(case.model, [{**case.batch, "attention_mask": own}])
+    expected = gv.sequence_losses(case.model, case.batch)
+    torch.testing.assert_close(gv.sequence_losses(case.model, batch), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("change", ["tolist", "numpy", "int"])
 def test_numbers_in_any_container_are_batches(change):
     model = make("GPT2LMHeadModel", "GPT2Config", GPT2)
@@ -638,3 +667,11 @@ def test_an_error_from_deep_inside_is_one_line():
     weight = model.model.layers[0].mlp.up_proj.weight
     model.model.layers[0].mlp.up_proj.weight = nn.Parameter(weight.data.to(torch.int8), requires_grad=False)
     assert_refused(model, words(), "RuntimeError, expected m1 and m2 to have the same dtype")
+
+
+@pytest.mark.parametrize("name", ["Bert", "GPT2"])
+def test_a_look_at_a_model_is_the_same_inside_autocast(name):
+    case = build(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        checked_batches(case.model, [case.batch])
+        assert is_causal(case.model) == (case.objective == "clm")

@@ -208,7 +208,7 @@ def findings() -> LandscapeFindings:
         for model in ("one", "two") for k, trace in enumerate((40.0, 3.0, -1.0))
     ]  # fmt: skip
     settings = {"one": {"words_per_sequence": 4.0}, "two": {"words_per_sequence": 60.0}}
-    return LandscapeFindings(pd.DataFrame(rises), pd.DataFrame(curvature), settings)
+    return LandscapeFindings(pd.DataFrame(rises), pd.DataFrame(curvature), settings, pd.DataFrame())
 
 
 def test_every_direction_of_every_finding_is_drawn(findings):

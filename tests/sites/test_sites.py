@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -331,6 +334,22 @@ def test_buffers_are_the_same_tensors_with_the_same_values(make):
     for name, (buffer, values) in before.items():
         assert after[name] is buffer
         assert torch.equal(buffer, values)
+
+
+def test_two_threads_at_one_model_take_turns():
+    model, inside, most = build("Bert").model, [], []
+
+    def enter(*_):
+        inside.append(threading.get_ident())
+        time.sleep(0.01)
+        most.append(len(set(inside)))
+
+    model.bert.encoder.layer[0].register_forward_pre_hook(enter)
+    model.bert.encoder.layer[1].register_forward_hook(lambda *_: inside.clear())
+    expected = dropout_sites(model)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(sites == expected for sites in pool.map(dropout_sites, [model] * 4))
+    assert set(most) == {1}
 
 
 def test_errors_leave_the_model_alone():

@@ -105,7 +105,6 @@ def _fisher_calls(w: World) -> dict[str, Call]:
         "a model without parameters": lambda w: run(nn.ReLU(), w.batches, loss=lambda o, b: o.sum(-1)),
         "no batches": lambda w: run(w.model, []),
         "text for batches": lambda w: run(w.model, "text"),
-        "one batch, not a list": lambda w: run(w.model, w.batches[0]),
         "None for batches": lambda w: run(w.model, None),
         "an empty batch": lambda w: run(w.model, [{}]),
         "no labels": lambda w: run(w.model, w.batch(labels=None)),
@@ -509,6 +508,17 @@ def table(w: World) -> dict[str, dict[str, Call]]:
         "plots.fisher_beside_hessian": {"text": lambda w: gv.plots.fisher_beside_hessian("x")},
         "GaussianArm": {f"rate {x!r}": lambda w, x=x: gv.GaussianArm(x) for x in (-0.1, 1.0, "x", nan)},
         "WeightDecayArm": {f"decay {x!r}": lambda w, x=x: gv.WeightDecayArm(x) for x in (-0.1, "x", nan, inf)},
+        "EWCArm": {
+            "no Fisher": lambda w: gv.EWCArm({"a": 1.0}, 1.0),
+            **{f"strength {x!r}": lambda w, x=x: gv.EWCArm(w.fisher, x) for x in (-0.1, "x", nan, inf)},
+        },
+        "FrozenArm": {"no selection": lambda w: gv.FrozenArm(0.01)},
+        "SparseArm": {"a Fisher": lambda w: gv.SparseArm(w.fisher)},
+        "MixoutArm": {f"rate {x!r}": lambda w, x=x: gv.MixoutArm(x) for x in (-0.1, 1.0, "x", nan)},
+        "WordsExplorer": {
+            "a model for lm": lambda w: gv.WordsExplorer(w.model, w.fisher),
+            "no Fisher": lambda w: gv.WordsExplorer(w.lm, None),
+        },
         "FisherExplorer": {
             "nothing": lambda w: gv.FisherExplorer({}),
             "text": lambda w: gv.FisherExplorer("fisher"),

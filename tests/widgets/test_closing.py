@@ -28,13 +28,24 @@ def explore_landscape(lm, batches, fisher, path):
     return gv.LandscapeExplorer(lm, fisher, batches, path=path, points=21, k=0.1)
 
 
+def explore_words(lm, batches, fisher, path):
+    return gv.WordsExplorer(lm, fisher)
+
+
 def lab(lm, batches, fisher, path):
     task = gv.Task("animals", train=animal_rows(32, seed=0), validation=animal_rows(16, seed=1))
     return gv.DropoutLab(lm, task, fisher, path=path, n_seeds=20, batch_size=8)
 
 
 @pytest.mark.parametrize(
-    ("make", "run"), [(explore_fisher, False), (explore_landscape, False), (explore_landscape, True), (lab, True)]
+    ("make", "run"),
+    [
+        (explore_fisher, False),
+        (explore_words, False),
+        (explore_landscape, False),
+        (explore_landscape, True),
+        (lab, True),
+    ],
 )
 def test_model_and_scores_are_free_after_closing(make, run, tmp_path):
     lm, batches, fisher = given()

@@ -107,9 +107,8 @@ def fisher_beside_hessian(findings: LandscapeFindings, *, ax: Axes | None = None
     """Draw the mean diagonal element of the Hessian over the mean Fisher score, by rank of the score on another text.
 
     The thin line of the same colour is the proportionality that independent words would give: words per sequence (in
-    the legend) times the score. Error bars: ± 1 standard error over sequences, probes included (over probes alone for
-    findings in which sequences were not kept apart). Groups with a negative estimate cannot be drawn on a logarithmic
-    scale, and the title counts them.
+    the legend) times the score. Error bars: ± 1 standard error over sequences, probes included. Groups with a
+    negative estimate cannot be drawn on a logarithmic scale, and the title counts them.
 
     Parameters
     ----------
