@@ -37,9 +37,17 @@ class _Size:
     hidden: int
     heads: int
     key_value_heads: int
+    dropout: float = 0.1
 
 
-_SIZES = (_Size(16, 2, 1), _Size(32, 4, 2), _Size(32, 4, 4), _Size(64, 4, 2), _Size(64, 8, 8))
+_SIZES = (
+    _Size(16, 2, 1),
+    _Size(32, 4, 2),
+    _Size(32, 4, 4),
+    _Size(64, 4, 2),
+    _Size(64, 8, 8),
+    _Size(32, 4, 2, dropout=0.0),
+)
 
 
 def pairs() -> list[Pair]:
@@ -193,7 +201,7 @@ def _small(name: str, value: Any, size: _Size, layers: int) -> Any:
     if isinstance(value, bool) or name in ("id2label", "label2id", "num_labels"):
         return value
     if isinstance(value, float) and "drop" in name:
-        return 0.0 if "layerdrop" in name or "layer_drop" in name else 0.1
+        return 0.0 if "layerdrop" in name or "layer_drop" in name else size.dropout
     if isinstance(value, list) and _LAYER_LISTS.fullmatch(name) and value:
         kinds = list(dict.fromkeys(map(str, value)))
         return [next(item for item in value if str(item) == kinds[i % len(kinds)]) for i in range(layers)]
