@@ -108,5 +108,11 @@ def _nearest(name: str, attentions: Iterable[str]) -> str | None:
 
 def _number(owner: Any, names: Iterable[str]) -> int | None:
     """The first whole number among the attributes `names`."""
-    values = (getattr(owner, name, None) for name in names)
-    return next((value for value in values if isinstance(value, int) and value > 0), None)
+    for name in names:
+        try:
+            value = getattr(owner, name, None)
+        except Exception:  # a configuration may refuse to give one number for layers that differ
+            continue
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None

@@ -15,10 +15,13 @@ from gdrop_viz.models.differentiation import check_weights, differentiable
 def weights_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters by their names in the model itself, without what `torch.compile` and DDP put into them.
 
+    A parameter without elements has nothing to score.
+
     >>> list(weights_of(nn.DataParallel(nn.Linear(2, 2, bias=False))))
     ['weight']
     """
-    return {name.replace("_orig_mod.", ""): weight for name, weight in undistributed(model).named_parameters()}
+    named = undistributed(model).named_parameters()
+    return {name.replace("_orig_mod.", ""): weight for name, weight in named if weight.numel()}
 
 
 def chosen_weights(model: nn.Module, names: Iterable[str] | None) -> tuple[dict[str, nn.Parameter], list[str]]:

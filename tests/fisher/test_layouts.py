@@ -239,3 +239,20 @@ def test_sequences_that_influence_each_other_are_scored_alone_and_said_once(mixi
     assert sum("sequences of a batch influence each other:" in str(one.message) for one in said) == 1
     assert set(fisher.looped) == set(fisher.scores)
     assert_like_the_loop(fisher, model, batches)
+
+
+def test_a_configuration_that_will_not_give_one_number(tiny_lm, tiny_batches):
+    """As those of layers that differ from each other: asking raises something else than AttributeError."""
+
+    class Heterogeneous(type(tiny_lm.model.config)):
+        @property
+        def num_key_value_heads(self):
+            raise KeyError("layers differ")
+
+    before = type(tiny_lm.model.config)
+    tiny_lm.model.config.__class__ = Heterogeneous
+    try:
+        fisher = gv.fisher_information(tiny_lm.model, tiny_batches[:1], progress=False)
+    finally:
+        tiny_lm.model.config.__class__ = before
+    assert {layout.n_key_value_heads for layout in fisher.layouts.values()} == {None}

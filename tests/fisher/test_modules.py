@@ -91,3 +91,28 @@ def test_every_parameter_of_a_plain_module(name, resolution):
         assert fisher.means[key] == pytest.approx(float(score.mean()), rel=1e-6, abs=noise), key
         if resolution == "element":
             torch.testing.assert_close(fisher.scores[key], score, rtol=1e-6, atol=noise)
+
+
+class Widened(nn.Module):
+    """A layer beside a projection of no width, as a configuration that needs none leaves it."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.extra = nn.Parameter(torch.zeros(width, 4))
+
+    def forward(self, input):
+        return self.layer(input) + nn.functional.linear(input, self.extra).sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("method", ["auto", "batched", "loop"])
+@pytest.mark.parametrize("resolution", ["element", "tensor"])
+def test_parameters_without_elements_have_nothing_to_score(method, resolution):
+    torch.manual_seed(0)
+    model = Widened(0)
+    batch = {"input": torch.randn(5, 3, 4), "labels": torch.randn(5, 3, 4)}
+    settings = dict(loss=squared_error, method=method, resolution=resolution, progress=False)
+    found = gv.fisher_information(model, [batch], **settings).means
+    assert list(found.index) == ["layer.weight", "layer.bias"]
+    alone = gv.fisher_information(model.layer, [batch], **settings).means
+    assert found.tolist() == pytest.approx(alone.tolist(), rel=1e-5)  # float32
