@@ -215,7 +215,7 @@ class Hessian:
         with preserved_rng(0):
             _, first = self._gradients(batch, "batch 0")
         again = partial(sequence_losses, self._model, batch, loss=self._loss)
-        check_known(again, self._parameters, first, self._trainable)
+        check_known(self._model, again, self._parameters, first, self._trainable)
         signs = random_signs(self.shape[0], self.dtype, seed=0, probe=0)
         scales = [  # what the losses do not know of stands still
             0.0 if gradient is None else float(parameter.detach().float().square().mean().sqrt()) or 1.0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gdrop_viz.base.checks import few, finite_weights
 from gdrop_viz.base.state import preserved_rng
@@ -86,6 +89,7 @@ def trainable(parameters: Mapping[str, Tensor]) -> set[str]:
 
 
 def check_known(
+    model: nn.Module,
     losses: Callable[[], Tensor],
     parameters: Mapping[str, Tensor],
     found: Sequence[Tensor | None],
@@ -96,10 +100,13 @@ def check_known(
     Reentrant checkpointing and `no_grad` in a forward hide parameters from autograd: no error, a wrong derivative.
     Those without a gradient are moved, all together, by a hundredth of their size and by an eighth of that; if the
     losses follow in proportion, they do depend on them. A choice (of experts, say) would jump instead, and a
-    parameter that takes no part changes nothing.
+    parameter that takes no part changes nothing. A table that its own module keeps fixed is a constant for the
+    model's own training too: it is so here, and a RuntimeWarning names it (see `kept_fixed`).
 
     Parameters
     ----------
+    model
+        The model; the `requires_grad` of the parameters is set, and the surroundings are those of `found`.
     losses
         Computes the losses anew.
     parameters, found
@@ -121,13 +128,63 @@ def check_known(
         rounding = 8 * torch.finfo(before.dtype).eps * float(before.double().norm())
         return changes[1] > rounding and 4 < changes[0] / changes[1] < 16
 
-    if hidden and follows(list(hidden)):
-        guilty = [name for name in hidden if follows([name])] or list(hidden)
+    if not hidden or not follows(list(hidden)):
+        return
+    some = any(gradient is not None for gradient in found)  # where there is none at all, nothing is told apart
+    fixed = kept_fixed(model, losses, hidden) if some else set()
+    others = [name for name in hidden if name not in fixed]
+    if others and follows(others):
+        guilty = [name for name in others if follows([name])] or others
         raise ValueError(
             f"expected losses that can be differentiated, got none by {few(guilty)} although they change with it: "
             "reentrant checkpointing or no_grad in the model's forward hides it; use checkpoint(..., "
             "use_reentrant=False)"
         )
+    tables = few([name for name in hidden if name in fixed])
+    warnings.warn(
+        f"{tables}: kept fixed by its own module, so plain backward() gives it no gradient either. It is a constant "
+        "here: its derivatives are 0.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def kept_fixed(model: nn.Module, losses: Callable[[], Tensor], parameters: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of parameters that their own module keeps fixed, as sinusoidal positions; found by a forward.
+
+    Such a module is called with gradients enabled and gives outputs that have none, in each of its calls, and takes
+    no floats in, only positions, tokens or shapes: so no more than its own table is without a gradient. Where the
+    module's caller hides it (`no_grad`, `detach`, reentrant checkpointing), or activations pass through it, that is
+    no table, and may be a mistake.
+    """
+    owners = {
+        module: [name for name, p in parameters.items() if any(p is own for own in module.parameters(recurse=False))]
+        for module in model.modules()
+    }
+    seen: dict[str, list[bool]] = {name: [] for name in parameters}
+    enabled: list[bool] = []
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        enabled.append(torch.is_grad_enabled())
+
+    def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        inputs, outputs = (
+            [x for x in tree_leaves(values) if isinstance(x, Tensor)] for values in ((args, kwargs), output)
+        )
+        fixed = enabled.pop() and not any(x.is_floating_point() for x in inputs)
+        fixed = fixed and bool(outputs) and not any(x.requires_grad for x in outputs)
+        for name in owners[module]:
+            seen[name].append(fixed)
+
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # compiled code does not call hooks
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for module, names in owners.items():
+            if names:
+                stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
+        _same_draws(losses)
+    return {name for name, calls in seen.items() if calls and all(calls)}
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def gradient_direction(
             found = gradients(losses, parameters)
             if not number:
                 again = partial(sequence_losses, moving.model, batch, loss=loss)
-                check_known(again, moving.parameters, found, wanted)
+                check_known(moving.model, again, moving.parameters, found, wanted)
             n_sequences += len(losses)
             for total, part in zip(sums, found, strict=True):
                 if part is not None:

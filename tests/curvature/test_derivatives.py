@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gdrop_viz.curvature import Hessian, hessian_spectrum, hessian_trace, sequence_curvature
 from gdrop_viz.curvature.differentiation import disagreement
+from gdrop_viz.fisher import fisher_information
 from gdrop_viz.landscape import loss_surface
 from gdrop_viz.perturbation import gradient_direction, random_direction, random_k, select, top_k
 from tests.conftest import random_bert
@@ -138,6 +142,131 @@ def test_what_a_model_keeps_fixed_is_a_constant():
     model.requires_grad_(False)  # a wholly frozen model says nothing about what it keeps fixed
     with pytest.raises(ValueError, match="got none by table although"):
         gradient_direction(model, [INPUTS], loss=square)
+
+
+FIXED = {
+    "RoFormer": ("RoFormerForMaskedLM", "roformer.encoder.embed_positions.weight"),
+    "Marian": ("MarianMTModel", "model.encoder.embed_positions.weight, model.decoder.embed_positions.weight"),
+    "Pegasus": (
+        "PegasusForConditionalGeneration",
+        "model.encoder.embed_positions.weight, model.decoder.embed_positions.weight",
+    ),
+}
+
+
+def with_sinusoids(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A small model in float64 whose weights are large enough for positions to matter, and a batch."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    if name != "RoFormer":
+        sides = ("encoder", "decoder")
+        sizes = {"d_model": 16, "decoder_start_token_id": 0}
+        for side in sides:
+            sizes |= {f"{side}_layers": 1, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 32}
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=40, max_position_embeddings=16, pad_token_id=0, eos_token_id=1, **sizes
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, FIXED[name][0])(config).double().eval()
+        ids = torch.randint(4, 40, (2, 6))
+    return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_sinusoidal_tables_are_constants_whatever_their_flags_say(name, tmp_path):
+    built, batch = with_sinusoids(name)
+    tables = FIXED[name][1].split(", ")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # nothing to say: the flags are off
+        expected = hessian_trace(built, [batch], 2, progress=False)
+    built.save_pretrained(tmp_path)
+    loaded = type(built).from_pretrained(tmp_path, dtype=torch.float64).eval()
+    weights = dict(loaded.named_parameters())
+    assert all(weights[table].requires_grad for table in tables)  # loading has lost the flags
+    loaded(**batch).loss.backward()
+    assert {n for n, p in weights.items() if p.grad is None} == set(tables)  # and training passes them by
+    loaded.zero_grad()
+    frozen = type(built).from_pretrained(tmp_path, dtype=torch.float64).eval().requires_grad_(False)
+    for model in (loaded, frozen):
+        with pytest.warns(RuntimeWarning, match=rf"{FIXED[name][1]}: kept fixed by its own module"):
+            found = hessian_trace(model, [batch], 2, progress=False)
+        np.testing.assert_array_equal(found.samples, expected.samples)
+        with pytest.warns(RuntimeWarning, match="kept fixed by its own module"):
+            direction = gradient_direction(model, [batch])
+        assert not any(direction.vectors[table].any() for table in tables)
+    scores = fisher_information(loaded, [batch], progress=False).scores
+    assert not any(scores[table].any() for table in tables)
+
+
+class Table(nn.Module):
+    """Rows by position, given out as constants, although nothing says so of the parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.linspace(-1, 1, 20).reshape(5, 4))
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return self.rows.detach()[positions]
+
+
+class Scale(nn.Module):
+    """Weights that are trained, but for a no_grad in their own forward: activations pass through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.linspace(1, 2, 4))
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+class WithRows(Layers):
+    def __init__(self, *, scale: bool = False, hidden_call: bool = False) -> None:
+        super().__init__()
+        self.table, self.scale = Table(), Scale() if scale else nn.Identity()
+        self.hidden_call = hidden_call
+
+    def forward(self, input: Tensor) -> Tensor:
+        positions = torch.arange(len(input)) % 5
+        with torch.set_grad_enabled(not self.hidden_call):
+            rows = self.table(positions)
+        return super().forward(self.scale(input + rows))
+
+
+@pytest.mark.parametrize("wrapper", ["plain", "compile in place", "compile", "data parallel"])
+def test_a_table_that_its_module_gives_out_as_a_constant(wrapper):
+    model = WithRows() if wrapper == "plain" else WRAPPERS[wrapper](WithRows())
+    batch = {"input": INPUTS["input"][:2]}
+    with pytest.warns(RuntimeWarning, match=r"^table\.rows: kept fixed by its own module"):
+        found = product_of(model, batch)
+    n = sum(p.numel() for p in Layers().parameters())
+    plain = Hessian(Layers(), [{"input": batch["input"] + WithRows().table(torch.arange(2))}], loss=square)
+    expected = plain @ np.linspace(-1, 1, n + 20, dtype=np.float32)[:n]
+    np.testing.assert_allclose(found[:n], expected, rtol=1e-5)
+    assert not found[n:].any()
+    with pytest.warns(RuntimeWarning, match=r"^table\.rows: kept fixed"):
+        gradient_direction(model, [batch], loss=square)
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (WithRows(scale=True), r"scale\.factor"),  # beside a table that is fixed
+        (WithRows(hidden_call=True), r"table\.rows"),  # hidden by its caller
+    ],
+    ids=["activations pass", "hidden by the caller"],
+)
+def test_no_grad_around_trainable_weights_is_refused_beside_a_table(model, names):
+    for call in (product_of, lambda m: gradient_direction(m, [INPUTS], loss=square)):
+        with pytest.raises(ValueError, match=rf"got none by {names} although they change with it"):
+            call(model)
+
+
+def test_a_selected_table_alone_is_refused():
+    model = WithRows()
+    with pytest.raises(ValueError, match=r"got none by table\.rows although"):
+        gradient_direction(model, [INPUTS], loss=square, selection=select(model, ["table.rows"]))
 
 
 def test_other_checkpointing_is_right():

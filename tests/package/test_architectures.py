@@ -24,7 +24,7 @@ SPREAD: dict[Pair, set[str]] = {
     Pair("convbert", "masked"): _PADDED,  # a convolution reads the padding
     Pair("fnet", "masked"): _PADDED,  # so does a Fourier transform
     Pair("nystromformer", "masked"): _PADDED,
-    Pair("roformer", "masked"): {"trace"},  # its table of positions takes no gradient
+    Pair("roformer", "masked"): set(),
     Pair("bert-generation", "causal"): set(),
     Pair("gpt_neo", "causal"): set(),
     Pair("gemma3", "causal"): set(),
