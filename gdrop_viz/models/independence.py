@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from gdrop_viz.models.inputs import (
     positions_from,
 )
 from gdrop_viz.models.own_loss import at_tokens, label_rule
-from gdrop_viz.models.trials import FAILURES, LENGTH, padded, token_shape, trying, two_rows
+from gdrop_viz.models.trials import FAILURES, LENGTH, padded, token_shape, trying, two_rows, without_second
 
 logger = logging.getLogger(__name__)
 
@@ -73,19 +73,12 @@ def mixes_sequences(model: nn.Module, batch: Mapping[str, Any]) -> bool:
 def _needs_positions(model: nn.Module, batch: Mapping[str, Any], side: str) -> bool:
     per_sequence = label_rule(model, batch).per_sequence
     rows = two_rows(batch, length=None if per_sequence else LENGTH, alike=True)
-    tokens, longest = token_shape(rows), longest_input(model)
-    if tokens is None:
-        return False
-    by = min(3, (longest or tokens[1] + 3) - tokens[1])
-    if by < 1:
+    if token_shape(rows) is None:
         return False
     labels = rows.pop("labels")
     with_decoder = is_encoder_decoder(model) and not per_sequence
     if with_decoder and "decoder_input_ids" not in rows:
         rows["decoder_input_ids"] = decoder_inputs(model, labels)
-    config: Any = getattr(unwrapped(model), "config", None)
-    token = getattr(config, "pad_token_id", None)
-    wider = padded(rows, side, by=by, token=token if isinstance(token, int) else 0)
 
     def logits(inputs: Mapping[str, Any]) -> Tensor:
         found = logits_of(tried(**accepted(model, inputs)))
@@ -94,25 +87,54 @@ def _needs_positions(model: nn.Module, batch: Mapping[str, Any], side: str) -> b
         mask = inputs["attention_mask"].bool()
         return at_tokens(found, mask.shape, type(unwrapped(model)).__name__)[mask.to(found.device)]
 
+    needed = False
     with trying(model, precise=True) as tried:
-        try:
-            expected, found = logits(rows), logits(wider)
-        except FAILURES as error:
-            logger.info("padding on the %s could not be tried: %s", side, error)
-            return False
-        if found.shape != expected.shape or _close(found, expected):  # a score for each token is refused elsewhere
-            return False
-        if "position_ids" in forward_parameters(model) and "position_ids" not in batch:
-            found = logits({**wider, "position_ids": positions_from(wider["attention_mask"])})
-            if _close(found, expected):
-                return True
-    if mixes_sequences(model, batch):
-        return False  # padding is a neighbour like any other: that has been said
-    raise ValueError(
-        f"expected losses of {type(unwrapped(model)).__name__} that do not depend on padding, got logits that "
-        f"change by up to {float((found - expected).abs().max()):.2g} with padding on the {side}; make batches of "
-        "sequences of one length, or of one sequence each"
-    )
+        for plain, wider in _padded_pairs(model, rows, side):
+            try:
+                expected, found = logits(plain), logits(wider)
+            except FAILURES as error:
+                logger.info("padding on the %s could not be tried: %s", side, error)
+                continue
+            # a score for each token is refused elsewhere
+            if found.shape != expected.shape or _close(found, expected):
+                continue
+            if "position_ids" in forward_parameters(model) and "position_ids" not in batch:
+                counted = {**wider, "position_ids": positions_from(wider["attention_mask"])}
+                try:
+                    helps = _close(logits(counted), expected)
+                except FAILURES:  # it says it takes them, and cannot do with them (Reformer)
+                    helps = False
+                if helps:
+                    needed = True
+                    continue
+            if plain is not rows and not bool(found.isfinite().all()):
+                continue  # more padding than a narrow window of attention can do with; such losses are seen elsewhere
+            if mixes_sequences(model, batch):
+                return False  # padding is a neighbour like any other: that has been said
+            raise ValueError(
+                f"expected losses of {type(unwrapped(model)).__name__} that do not depend on padding, got logits that "
+                f"change by up to {float((found - expected).abs().max()):.2g} with padding on the {side}; make batches "
+                "of sequences of one length, or of one sequence each"
+            )
+    return needed
+
+
+def _padded_pairs(
+    model: nn.Module, rows: Mapping[str, Any], side: str
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Sequences of two lengths that follow each other, without padding and with it.
+
+    Where tokens are pooled by blocks (Funnel, CANINE), a length that is a multiple of the block says nothing: padding
+    has blocks of its own.
+    """
+    config: Any = getattr(unwrapped(model), "config", None)
+    token, longest = getattr(config, "pad_token_id", None), longest_input(model)
+    shorter = without_second(rows)
+    for plain, by in ((rows, 3), (shorter, 8)):
+        n = (token_shape(plain) or (0, 0))[1]
+        by = min(by, (longest or n + by) - n)
+        if n and by > 0:
+            yield plain, padded(plain, side, by=by, token=token if isinstance(token, int) else 0)
 
 
 def _row(value: Any) -> Any:

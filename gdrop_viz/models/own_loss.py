@@ -157,18 +157,39 @@ class _Trial:
 
     def _of_decoder(self, inputs: dict[str, Any], labels: Tensor) -> LabelRule:
         labels = labels.masked_fill(labels == -100, max(int(labels.max()), 0))
-        own_inputs = dict(inputs)
+        given = own_inputs = dict(inputs)
         if "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = decoder_inputs(self.model, labels)
             if hasattr(unwrapped(self.model), "prepare_decoder_input_ids_from_labels"):
-                own_inputs = inputs  # FSMT would make them from the encoder's inputs
+                own_inputs = inputs
         check_determinism(self.model, lambda: logits_of(self.model(**inputs)), "logits")
         logits = at_tokens(logits_of(self.model(**inputs)), labels.shape, self.name)
         own = own_loss(self.model, own_inputs, labels)
         ours = float(F.cross_entropy(logits.float().flatten(0, 1), labels.flatten()))
         if own is not None and not _same(own, ours, logits):
             raise ValueError(self._differing(own, ours, inputs))
+        if own_inputs is inputs and "decoder_input_ids" not in given:
+            self._say_other_decoder_inputs(given, logits)
         return LabelRule(per_sequence=False, classes=logits.shape[-1])
+
+    def _say_other_decoder_inputs(self, inputs: Mapping[str, Any], logits: Tensor) -> None:
+        """Say it if the model, left alone, feeds its decoder something else than its labels (FSMT: the text)."""
+        ids = inputs.get("input_ids")
+        if not isinstance(ids, Tensor):
+            return
+        # as long as the text, or it could not be fed in their place
+        labels = other_words(self.model, ids) % logits.shape[-1]
+        inputs = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+        left_alone = own_loss(self.model, inputs, labels)
+        fed = own_loss(self.model, {**inputs, "decoder_input_ids": decoder_inputs(self.model, labels)}, labels)
+        if left_alone is not None and fed is not None and not _same(left_alone, fed, logits):
+            warnings.warn(
+                f"{self.name} does not make its decoder's inputs from its labels (its own loss on a trial is "
+                f"{left_alone:.4f}, from the labels {fed:.4f}): the loss here is that of decoder inputs made from the "
+                "labels, as its prepare_decoder_input_ids_from_labels makes them.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _looks_back(self, rows: Mapping[str, Any], inputs: Mapping[str, Any], logits: Tensor) -> float:
         """How much the later half of the tokens changes the logits before it, in units of what it changes itself."""

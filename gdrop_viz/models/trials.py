@@ -87,6 +87,18 @@ def padded(rows: Mapping[str, Any], side: str, *, by: int = _PADDING, token: int
     return wider
 
 
+def without_second(rows: Mapping[str, Any]) -> dict[str, Any]:
+    """The same sequences without their second token: marks at the start and at the end stay."""
+    tokens = token_shape(rows)
+    shorter = {}
+    for name, value in rows.items():
+        fits = tokens is not None and isinstance(value, Tensor) and value.dim() >= 2 and value.shape[:2] == tokens
+        if fits and not name.startswith("decoder_"):
+            value = torch.cat([value[:, :1], value[:, 2:]], 1)
+        shorter[name] = value
+    return shorter
+
+
 def token_shape(batch: Mapping[str, Any]) -> torch.Size | None:
     """(N, T) of the batch's `input_ids` or `inputs_embeds`, None where it has neither."""
     for name in ("input_ids", "inputs_embeds"):

@@ -125,7 +125,13 @@ class _Trial:
         return any("influence each other" in line for line in self.said)
 
     def truth(self, batch: dict[str, Tensor]) -> Tensor:
-        """The model's own loss; that of the next token where it was said that its own does not shift."""
+        """The model's own loss; that of the next token where it was said that its own does not shift.
+
+        With decoder inputs from the labels where it was said that its own come from elsewhere.
+        """
+        if any("does not make its decoder's inputs from its labels" in line for line in self.said):
+            made = self.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"].clone())
+            batch = {**batch, "decoder_input_ids": made}
         if not any("does not shift its labels" in line for line in self.said):
             return _own_loss(self.model, batch)
         inputs = {name: value for name, value in batch.items() if name != "labels"}

@@ -382,6 +382,51 @@ def test_decoder_inputs_are_made_as_the_model_makes_them(kind, more):
         torch.testing.assert_close(losses[row], expected, rtol=1e-5, atol=1e-6)
 
 
+class Feeding(transformers.BartForConditionalGeneration):
+    """Left alone, it feeds its decoder the text."""
+
+    def forward(self, input_ids=None, decoder_input_ids=None, **kwargs):
+        decoder_input_ids = input_ids if decoder_input_ids is None else decoder_input_ids
+        return super().forward(input_ids=input_ids, decoder_input_ids=decoder_input_ids, **kwargs)
+
+
+@pytest.mark.parametrize("length", [12, 8], ids=["as long as the text", "shorter"])
+@pytest.mark.parametrize(
+    "make_model",
+    [
+        lambda: make(
+            "FSMTForConditionalGeneration", "FSMTConfig", BART, langs=["en", "de"], src_vocab_size=72, tgt_vocab_size=72
+        ),
+        lambda: Feeding(transformers.BartConfig(**BART)).eval(),
+    ],
+    ids=["FSMT", "Bart"],
+)
+def test_a_decoder_that_is_fed_the_text_is_said_once_and_gets_its_labels(make_model, length):
+    model, batch = make_model(), words()
+    batch["labels"] = batch["labels"].flip(0)[:, :length].clone()
+    before = {name: value.clone() for name, value in batch.items()}
+    with pytest.warns(RuntimeWarning, match=r"does not make its decoder's inputs from its labels \(its own loss .* \d"):
+        (checked,) = checked_batches(model, [batch])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checked_batches(model, [batch])  # once
+    losses = gv.sequence_losses(model, checked)
+    assert all(torch.equal(batch[name], value) for name, value in before.items())
+    for row in range(3):
+        one = {name: value[row : row + 1].clone() for name, value in before.items()}
+        one["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=one["labels"].clone())
+        torch.testing.assert_close(losses[row], model(**one).loss, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["Bart", "T5"])
+def test_a_decoder_that_is_fed_its_labels_is_not_spoken_of(kind):
+    settings = BART if kind == "Bart" else dict(T5, decoder_start_token_id=0)
+    model = make(f"{kind}ForConditionalGeneration", f"{kind}Config", settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checked_batches(model, [words()])
+
+
 @pytest.mark.parametrize("kind", ["UMT5", "T5"])
 def test_a_token_classifier_on_an_encoder_needs_no_decoder(kind):
     model = make(f"{kind}ForTokenClassification", f"{kind}Config", T5, num_labels=5)
@@ -443,6 +488,76 @@ def test_a_model_whose_padding_changes_the_loss_is_refused(make_model, side):
     equal = {key: value[:1] for key, value in words().items()}
     if "Classification" not in type(model).__name__:
         checked_batches(model, [equal])
+
+
+FUNNEL = dict(
+    vocab_size=72, d_model=16, block_sizes=[1, 1, 1], num_decoder_layers=1, n_head=2, d_head=8, d_inner=24,
+    num_labels=3, pad_token_id=0,
+)  # fmt: skip
+CANINE = dict(
+    BERT, num_hash_functions=4, num_hash_buckets=16, downsampling_rate=4, local_transformer_stride=4, num_labels=3
+)
+KERNEL = dict(BERT, embedding_size=16, conv_kernel_size=3, num_labels=3, initializer_range=0.2)
+
+
+@pytest.mark.parametrize("lengths", [(12, 7, 9), (12, 8, 8), (11, 7, 9), (10, 8, 7), (9, 8, 7)], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("Funnel", FUNNEL), ("Canine", CANINE), ("FNet", dict(BERT, num_labels=3)), ("ConvBert", KERNEL)],
+    ids=["Funnel", "Canine", "FNet", "ConvBert"],
+)
+def test_a_classifier_whose_padding_changes_the_loss_is_refused_whatever_the_lengths(kind, settings, lengths):
+    """A trial on twelve tokens alone would say nothing of those that pool by two or four."""
+    model = make(f"{kind}ForSequenceClassification", f"{kind}Config", settings)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
+    ids = words()["input_ids"][0, : max(lengths)] * mask
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 2])}
+    assert_refused(model, batch, "padding on the right")
+    for row in range(3):  # of one length each
+        one = alone(batch, row)
+        (checked,) = checked_batches(model, [one])
+        torch.testing.assert_close(gv.sequence_losses(model, checked)[0], model(**one).loss, rtol=1e-5, atol=1e-6)
+
+
+class Stubborn(transformers.FNetForSequenceClassification):
+    """It takes position ids by name alone."""
+
+    def forward(self, input_ids=None, position_ids=None, **kwargs):
+        if position_ids is not None:
+            raise RuntimeError("upper bound and lower bound inconsistent with step sign")
+        return super().forward(input_ids=input_ids, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "make_model",
+    [
+        lambda: Stubborn(transformers.FNetConfig(**BERT, num_labels=3)).eval(),
+        lambda: make(
+            "ReformerForSequenceClassification", "ReformerConfig", SMALL, attention_head_size=8, feed_forward_size=24,
+            lsh_attn_chunk_length=8, axial_pos_embds=False, hash_seed=0, attn_layers=["lsh"], num_buckets=2,
+            num_labels=3, is_decoder=False, initializer_range=0.2,
+        ),
+    ],
+    ids=["FNet", "Reformer"],
+)  # fmt: skip
+def test_position_ids_that_a_model_cannot_do_with_are_no_error_from_deep_inside(make_model):
+    assert_refused(make_model(), {**words(), "labels": torch.tensor([0, 1, 2])}, "padding on the right")
+
+
+@pytest.mark.parametrize("kind", ["Gemma2", "Mistral"])
+def test_a_window_narrower_than_the_padding_of_a_trial_is_no_reason_to_refuse(kind):
+    """In a window of padding alone attention may give NaN; the batch itself has less padding than that."""
+    sizes = dict(BERT, head_dim=8, num_key_value_heads=1, sliding_window=8, num_labels=3)
+    model = make(f"{kind}ForSequenceClassification", f"{kind}Config", sizes).double()
+    assert_own(model, {**words(), "labels": torch.tensor([0, 1, 2])})
+
+
+@pytest.mark.parametrize("kind", ["Bert", "GPT2"])
+def test_padding_is_tried_where_a_sequence_fills_all_positions(kind):
+    """Positions that are those of the padded text, on the left, and no room to pad the longest sequence."""
+    sizes = {**BERT, "max_position_embeddings": 12} if kind == "Bert" else {**GPT2, "n_positions": 12}
+    model = make("BertForMaskedLM" if kind == "Bert" else "GPT2LMHeadModel", f"{kind}Config", sizes)
+    assert_own(model, words("left"))
 
 
 @pytest.mark.parametrize(
