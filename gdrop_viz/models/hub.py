@@ -56,7 +56,7 @@ def quiet_libraries() -> Iterator[None]:
     if not no_downloads:
         enable_progress_bars()
     try:
-        with _quiet_loggers("transformers", "huggingface_hub"):
+        with _quiet("transformers", "huggingface_hub"):
             yield
     finally:
         if bar:
@@ -73,7 +73,7 @@ def quiet_datasets() -> Iterator[None]:
     off = are_progress_bars_disabled()
     disable_progress_bars()
     try:
-        with _quiet_loggers(*_DATASET_LOGGERS):
+        with _quiet(*_DATASET_LOGGERS):
             yield
     finally:
         if not off:
@@ -81,17 +81,23 @@ def quiet_datasets() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_loggers(*names: str) -> Iterator[None]:
+def quiet_loggers(*names: str) -> Iterator[None]:
+    """Silence the log lines of libraries for a while; their levels are restored."""
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    with quiet_loggers(*names), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -221,6 +227,6 @@ def hub_dataset(name: str, *, config: str | None = None, revision: str | None = 
     """Return all splits of the data set `name` from the hub; its download bars stay."""
     from datasets import load_dataset
 
-    with explained_failures("data set", name, revision=revision, instead=instead), _quiet_loggers(*_DATASET_LOGGERS):
+    with explained_failures("data set", name, revision=revision, instead=instead), _quiet(*_DATASET_LOGGERS):
         hub_has(name, filename="README.md", revision=revision, repo_type="dataset")
         return load_dataset(name, config, revision=revision)

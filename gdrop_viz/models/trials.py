@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gdrop_viz.base.state import preserved_modes, preserved_rng
 from gdrop_viz.models.backbone import unwrapped
 from gdrop_viz.models.differentiation import own_arithmetic
+from gdrop_viz.models.hub import quiet_loggers
 
 LENGTH = 16  # tokens of a sequence on which something is tried
 _PADDING = 3
@@ -30,7 +31,14 @@ def trying(model: nn.Module, *, precise: bool = False) -> Iterator[nn.Module]:
     """
     config: Any = getattr(unwrapped(model), "config", None)
     problem = getattr(config, "problem_type", None)
-    with own_arithmetic(), preserved_modes(model), preserved_rng(), torch.no_grad(), _no_function_mode():
+    with (
+        own_arithmetic(),
+        preserved_modes(model),
+        preserved_rng(),
+        torch.no_grad(),
+        _no_function_mode(),
+        quiet_loggers("transformers"),  # a model's remarks on its own loss are not the caller's concern
+    ):
         try:
             yield _in_float32(model) if precise else model
         finally:
