@@ -59,6 +59,8 @@ def by_vmap(model: nn.Module, parameters: dict[str, nn.Parameter], batch: Batch)
     from torch.func import functional_call, grad, vmap
 
     values = {name: parameter.detach() for name, parameter in parameters.items()}
+    # no padding here: looking for it in a mask is a branch that depends on data, which vmap cannot take
+    batch = {name: value for name, value in batch.items() if name != "attention_mask"}
 
     def loss(values: Batch, one: Batch) -> torch.Tensor:
         return functional_call(model, values, kwargs={k: v.unsqueeze(0) for k, v in one.items()}).loss
@@ -82,5 +84,6 @@ def side_by_side(model: nn.Module, batch: Batch, plane: list[Any], several: int)
             + moves
             + torch.zeros(several, *[1] * parameter.dim(), device=parameter.device)
         )
+    unmasked = {name: value for name, value in batch.items() if name != "attention_mask"}
     with torch.no_grad():
-        vmap(lambda values: functional_call(model, values, kwargs=batch).loss, randomness="same")(stacked)
+        vmap(lambda values: functional_call(model, values, kwargs=unmasked).loss, randomness="same")(stacked)

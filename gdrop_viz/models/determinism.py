@@ -1,4 +1,4 @@
-"""Determinism of a model in eval mode: which module, if any, draws random numbers although nothing is trained."""
+"""Determinism of a model in eval mode: which module, if any, gives other values each time."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def check_determinism(model: nn.Module, compute: Callable[[], Tensor], what: str
         return
     name = f"the module {culprit!r}" if culprit else type(model).__name__
     raise ValueError(
-        f"expected the same {what} from two runs in eval mode, got a difference of {difference:.2g}: {name} draws "
-        "random numbers; switch that off in eval mode, as F.dropout(..., training=self.training) does"
+        f"expected the same {what} from two runs in eval mode, got a difference of {difference:.2g}: {name} gives "
+        "other values each time; switch its noise off in eval mode, as F.dropout(..., training=self.training) does"
     )
 
 

@@ -127,7 +127,7 @@ class Noisy(nn.Linear):
 @pytest.mark.parametrize("method", ["auto", "batched", "loop"])
 @pytest.mark.parametrize("kind", [AlwaysDropping, Noisy])
 def test_random_numbers_in_eval_mode_are_refused(kind, method):
-    with pytest.raises(ValueError, match="draws random numbers; switch that off in eval mode"):
+    with pytest.raises(ValueError, match="gives other values each time; switch its noise off in eval mode"):
         run(kind(4, 4), vectors(), loss=squared, method=method)
 
 

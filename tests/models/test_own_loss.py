@@ -657,14 +657,14 @@ def drops_always(name: str) -> tuple[nn.Module, str]:
 def test_a_module_that_draws_in_eval_mode_is_named(name):
     model, place = drops_always(name)
     state = torch.get_rng_state()
-    assert_refused(model, build(name).batch, f"'{place}' draws random numbers")
+    assert_refused(model, build(name).batch, f"'{place}' gives other values each time")
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_module_that_draws_is_named_beside_a_loss_of_ones_own_too():
     model = nn.Sequential(nn.Linear(3, 8), Dropping(nn.Linear(8, 1)))
     batch = {"input": torch.randn(40, 3), "labels": torch.randn(40)}
-    with pytest.raises(ValueError, match="'1' draws random numbers"):
+    with pytest.raises(ValueError, match="'1' gives other values each time"):
         checked_batches(model, [batch], loss=lambda outputs, batch: (outputs[:, 0] - batch["labels"]) ** 2)
 
 

@@ -59,4 +59,5 @@ def test_a_whole_lesson_with_another_model_and_task(tmp_path):
     assert "8 sequences, " in printed
     assert "6 finished runs: guided 0-0.2, standard 0.1, same mean 0-0.2; metric: pearson" in printed
     panel = next(cell for cell in done.cells if "gv.DropoutLab(" in cell.source)
-    assert panel.outputs[0].data["text/plain"].startswith("guided: mean rate 0.1, ")
+    assert panel.outputs[0].data["text/plain"] == "A panel: run this cell to bring it back."
+    assert panel.outputs[1].data["text/plain"].startswith("guided: mean rate 0.1, ")
