@@ -18,6 +18,7 @@ from gdrop_viz.base.state import preserved_requires_grad
 from gdrop_viz.fisher.batch import Batch, Objective, Part, add_batched, add_looped, batch_size, part_of
 from gdrop_viz.fisher.sums import Sums
 from gdrop_viz.models.differentiation import differentiable
+from gdrop_viz.models.trials import FAILURES
 
 _LENGTH = 24
 _REENTRANT = f"{CheckpointFunction.__name__}Backward"
@@ -72,12 +73,23 @@ def check_gradients(model: nn.Module, two: Batch, objective: Objective) -> None:
             f"expected losses that depend on the weights of {name}, got losses without gradients; "
             "does its forward, or loss=, run under torch.no_grad()?"
         )
-    if any(node.name() == _REENTRANT for node in _nodes(losses)):
+    nodes = list(_nodes(losses))
+    if any(node.name() == _REENTRANT for node in nodes):
         raise ValueError(
             f"expected a forward whose gradients can be followed, but {name} runs reentrant gradient checkpointing; "
             "switch it off (model.gradient_checkpointing_disable()), or use torch.utils.checkpoint with "
             "use_reentrant=False"
         )
+    if any(isinstance(node, torch.autograd.function.BackwardCFunction) for node in nodes):  # may refuse eval mode
+        weights = [weight for weight in model.parameters() if differentiable(weight)]
+        try:
+            with preserved_requires_grad(model, requires_grad=True):
+                torch.autograd.grad(next(objective.losses(model, two, 0)).sum(), weights, allow_unused=True)
+        except FAILURES as error:
+            raise ValueError(
+                f"expected a backward pass through {name} in eval mode, but a function of its own refuses it "
+                f"({' '.join(str(error).split())[:120]}); there is no Fisher information of such a model"
+            ) from error
 
 
 def _nodes(losses: Tensor) -> Iterator[Any]:

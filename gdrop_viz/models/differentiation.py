@@ -79,7 +79,7 @@ def gradients(
         )
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # a function of the model's own may assert what it needs
         _explain(error)
 
 
@@ -203,7 +203,7 @@ def moved(parameters: Mapping[str, Tensor], steps: Mapping[str, Tensor], factor:
                 parameters[name].copy_(weights)
 
 
-def _explain(error: RuntimeError) -> NoReturn:
+def _explain(error: Exception) -> NoReturn:
     why = " ".join(str(error).split())
     if "use_reentrant" in why or "checkpoint" in why.lower():
         remedy = "the model's forward uses reentrant checkpointing: use checkpoint(..., use_reentrant=False)"

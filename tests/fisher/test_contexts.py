@@ -292,3 +292,36 @@ def test_estimators_that_need_classes_refuse_other_labels(estimator, problem):
         assert run(model, [batch]).means.sum() > 0
         with pytest.raises(ValueError, match="needs one class per label"):
             run(model, [batch], estimator=estimator)
+
+
+class InTrainingOnly(torch.autograd.Function):
+    """A function whose backward needs the training mode, as Reformer's reversible layers."""
+
+    @staticmethod
+    def forward(ctx, x, training):
+        ctx.training = training
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        assert ctx.training, "put the model into training mode"
+        return grad * 2, None
+
+
+class Reversible(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+
+    def forward(self, input):
+        return InTrainingOnly.apply(self.layer(input), self.training)
+
+
+@pytest.mark.parametrize("method", ["auto", "batched", "loop"])
+def test_a_backward_that_eval_mode_does_not_have_is_refused(method):
+    model, batch = Reversible(), {"input": torch.randn(3, 4)}
+    settings = {"loss": lambda outputs, batch: outputs.square().sum(1), "progress": False}
+    with pytest.raises(ValueError, match=r"expected a backward pass through Reversible in eval mode, but .* training"):
+        gv.fisher_information(model, [batch], method=method, **settings)
+    with pytest.raises(ValueError, match="expected losses that can be differentiated, got from autograd: put the"):
+        gv.hessian_trace(model, [batch], n_probes=2, **settings)
