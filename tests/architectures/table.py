@@ -33,7 +33,9 @@ padding, and autograd:
   place; **trace**: of the Hessian, finite.
 
 *Exact* is to 1e-6 or better in float64; "single" is where the model itself computes in single precision (to 1e-4 for
-losses, 2e-3 for scores, which are squares).
+losses, 2e-3 for scores, which are squares). An error from deep inside may be the trial's own, where a model does not
+allow the brute force: no backward pass in eval mode (Reformer, whose scores `fisher_information` refuses in one line),
+no copy (RecurrentGemma).
 
 {counts}
 
