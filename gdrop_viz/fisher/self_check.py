@@ -67,29 +67,28 @@ def check_gradients(model: nn.Module, two: Batch, objective: Objective) -> None:
         for weight in model.parameters():
             weight.requires_grad_(differentiable(weight))
         losses = next(objective.losses(model, two, 0))
-    name = type(model).__name__
-    if not losses.requires_grad:
-        raise ValueError(
-            f"expected losses that depend on the weights of {name}, got losses without gradients; "
-            "does its forward, or loss=, run under torch.no_grad()?"
-        )
-    nodes = list(_nodes(losses))
-    if any(node.name() == _REENTRANT for node in nodes):
-        raise ValueError(
-            f"expected a forward whose gradients can be followed, but {name} runs reentrant gradient checkpointing; "
-            "switch it off (model.gradient_checkpointing_disable()), or use torch.utils.checkpoint with "
-            "use_reentrant=False"
-        )
-    if any(isinstance(node, torch.autograd.function.BackwardCFunction) for node in nodes):  # may refuse eval mode
-        weights = [weight for weight in model.parameters() if differentiable(weight)]
-        try:
-            with preserved_requires_grad(model, requires_grad=True):
-                torch.autograd.grad(next(objective.losses(model, two, 0)).sum(), weights, allow_unused=True)
-        except FAILURES as error:
+        name = type(model).__name__
+        if not losses.requires_grad:
             raise ValueError(
-                f"expected a backward pass through {name} in eval mode, but a function of its own refuses it "
-                f"({' '.join(str(error).split())[:120]}); there is no Fisher information of such a model"
-            ) from error
+                f"expected losses that depend on the weights of {name}, got losses without gradients; "
+                "does its forward, or loss=, run under torch.no_grad()?"
+            )
+        nodes = list(_nodes(losses))
+        if any(node.name() == _REENTRANT for node in nodes):
+            raise ValueError(
+                f"expected a forward whose gradients can be followed, but {name} runs reentrant checkpointing; "
+                "switch it off (model.gradient_checkpointing_disable()), or use torch.utils.checkpoint with "
+                "use_reentrant=False"
+            )
+        if any(isinstance(node, torch.autograd.function.BackwardCFunction) for node in nodes):  # may refuse eval mode
+            weights = [weight for weight in model.parameters() if differentiable(weight)]
+            try:
+                torch.autograd.grad(losses.sum(), weights, allow_unused=True)
+            except FAILURES as error:
+                raise ValueError(
+                    f"expected a backward pass through {name} in eval mode, but a function of its own refuses it "
+                    f"({' '.join(str(error).split())[:120]}); there is no Fisher information of such a model"
+                ) from error
 
 
 def _nodes(losses: Tensor) -> Iterator[Any]:
