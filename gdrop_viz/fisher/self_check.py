@@ -76,8 +76,8 @@ def check_gradients(model: nn.Module, two: Batch, objective: Objective) -> None:
         nodes = list(_nodes(losses))
         if any(node.name() == _REENTRANT for node in nodes):
             raise ValueError(
-                f"expected a forward whose gradients can be followed, but {name} runs reentrant checkpointing; "
-                "switch it off (model.gradient_checkpointing_disable()), or use torch.utils.checkpoint with "
+                f"expected a forward whose gradients can be followed, but {name} runs reentrant gradient "
+                "checkpointing; switch it off (model.gradient_checkpointing_disable()), or use torch.utils.checkpoint with "
                 "use_reentrant=False"
             )
         if any(isinstance(node, torch.autograd.function.BackwardCFunction) for node in nodes):  # may refuse eval mode
