@@ -77,8 +77,8 @@ def check_gradients(model: nn.Module, two: Batch, objective: Objective) -> None:
         if any(node.name() == _REENTRANT for node in nodes):
             raise ValueError(
                 f"expected a forward whose gradients can be followed, but {name} runs reentrant gradient "
-                "checkpointing; switch it off (model.gradient_checkpointing_disable()), or use torch.utils.checkpoint with "
-                "use_reentrant=False"
+                "checkpointing; switch it off (model.gradient_checkpointing_disable()), or use "
+                "torch.utils.checkpoint with use_reentrant=False"
             )
         if any(isinstance(node, torch.autograd.function.BackwardCFunction) for node in nodes):  # may refuse eval mode
             weights = [weight for weight in model.parameters() if differentiable(weight)]
